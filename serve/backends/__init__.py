@@ -1,0 +1,1 @@
+"""Executors of neural components, one file each."""

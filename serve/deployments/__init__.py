@@ -1,0 +1,1 @@
+"""The Ray Serve application. Only this folder and the command line import ray."""

@@ -1,0 +1,1 @@
+"""Step-level batching: `scheduler` decides, `runner` computes, `engine` owns the thread and the futures."""

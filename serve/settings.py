@@ -1,0 +1,188 @@
+"""Configuration: one YAML file and `RETOUCH_*` variables, resolved once at start. Nothing else reads the environment.
+
+`load` answers a frozen `Settings` in which every value is decided, or raises `ConfigurationError` with one sentence
+that names the key. A variable names a key by its path with `__` between the levels (`RETOUCH_SERVER__PORT=8080`) and
+wins over the file.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from serve.errors import ConfigurationError
+
+ENV_PREFIX = "RETOUCH_"
+EMBEDDED_CHECKPOINT = Path(__file__).parent.parent / "embedded_model" / "checkpoint"
+MIB = 2**20
+
+ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ServerSettings(_Section):
+    """Where the HTTP server listens. public_url: what links in answers start with; empty: the host the caller used."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    public_url: str = ""
+    ingress_replicas: int = Field(default=1, ge=1)
+    codec_replicas: int = Field(default=1, ge=1)
+    codec_threads: int = Field(default=2, ge=1)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class LimitSettings(_Section):
+    """What a request may ask for; beyond each bound the answer is an error that names it."""
+
+    body_bytes: int = Field(default=64 * MIB, ge=1024)
+    image_bytes: int = Field(default=4 * MIB, ge=1024)
+    image_pixels: int = Field(default=40_000_000, ge=256)
+    body_timeout_s: float = Field(default=60.0, gt=0)
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    requests_in_flight: int = Field(default=256, ge=1)
+
+
+class StorageSettings(_Section):
+    """Where results that are answered by URL lie.
+
+    folder: of the embedded store. secret: signs the links; empty means one is drawn at the first start and kept in the
+    folder. lifetime_s: how long a link works at least. max_bytes: of all files; beyond it the oldest go first.
+    """
+
+    folder: Path = Path(tempfile.gettempdir()) / "retouch-files"
+    secret: str = ""
+    lifetime_s: float = Field(default=3600.0, gt=0)
+    max_bytes: int = Field(default=2 * 1024 * MIB, ge=MIB)
+
+
+class ModelSettings(_Section):
+    """One model that is served.
+
+    weights: a folder in diffusers' layout or a hub id. device: as torch names it. max_batch: rows that one pass of the
+    denoiser takes. max_queued_rows: rows that wait before the answer is 429. threads: of one replica's CPU kernels.
+    num_inference_steps, strength and guidance_scale replace the family's defaults.
+    """
+
+    id: ModelId
+    aliases: tuple[ModelId, ...] = ()
+    family: str
+    weights: str
+    backend: Literal["torch"] = "torch"
+    device: str = "cpu"
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    max_batch: int = Field(default=1, ge=1, le=64)
+    max_queued_rows: int = Field(default=64, ge=1)
+    cache_bytes: int = Field(default=256 * MIB, ge=0)
+    replicas: int = Field(default=1, ge=1)
+    num_gpus: float = Field(default=0.0, ge=0)
+    num_cpus: float = Field(default=1.0, ge=0)
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    num_inference_steps: int | None = Field(default=None, ge=1, le=100)
+    strength: float | None = Field(default=None, ge=0, le=1)
+    guidance_scale: float | None = Field(default=None, ge=0, le=20)
+
+
+def embedded_model() -> ModelSettings:
+    """The small model that comes with the project and needs no GPU."""
+    return ModelSettings(id="retouch-tiny", family="pixel_edit", weights=str(EMBEDDED_CHECKPOINT))
+
+
+class Settings(BaseSettings):
+    """The whole configuration. default_model: the id that serves a request without `model`; empty means the first."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    default_model: str = ""
+    models: tuple[ModelSettings, ...] = Field(default_factory=lambda: (embedded_model(),), min_length=1)
+    server: ServerSettings = ServerSettings()
+    limits: LimitSettings = LimitSettings()
+    storage: StorageSettings = StorageSettings()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [name for model in self.models for name in (model.id, *model.aliases)]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"{doubled[0]!r} names two models")
+        if self.default_model and self.default_model not in names:
+            raise ValueError(f"default_model {self.default_model!r} is none of {', '.join(names)}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    def model(self, name: str) -> ModelSettings | None:
+        """The model of that id or alias; an empty name is the default model."""
+        wanted = name or self.default_model or self.models[0].id
+        return next((model for model in self.models if wanted in (model.id, *model.aliases)), None)
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of the YAML file at `path` (none: all defaults), then `overrides`, then the environment.
+
+    Raises ConfigurationError: the file cannot be read, or a key is unknown or its value refused.
+    """
+    _refuse_unknown_variables(os.environ)
+    values = _read(path) if path else {}
+    for section, changes in (overrides or {}).items():
+        values[section] = {**values.get(section, {}), **changes} if isinstance(changes, Mapping) else changes
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_sentence(error, path)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"configuration {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"configuration {path} must be a mapping of keys, not {type(values).__name__}")
+    return values
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    """pydantic-settings passes over variables that match no field, so that a typo would change nothing in silence."""
+    for name in environment:
+        if not name.startswith(ENV_PREFIX):
+            continue
+        first = name.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        if first not in Settings.model_fields:
+            known = ", ".join(f"{ENV_PREFIX}{key.upper()}" for key in Settings.model_fields)
+            raise ConfigurationError(f"the variable {name} is unknown; known are {known} and their parts after __")
+
+
+def _sentence(error: ValidationError, path: Path | None) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the configuration"
+    where = f" in {path}" if path else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown configuration key {key}{where}"
+    if first["type"] == "missing":
+        return f"configuration key {key} is missing{where}"
+    shown = f" (found {first['input']!r})" if not isinstance(first["input"], dict | Settings) else ""
+    return f"configuration key {key}{where}: {first['msg']}{shown}"

@@ -1,0 +1,1 @@
+"""Where results that are answered by URL lie."""

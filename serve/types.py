@@ -1,0 +1,108 @@
+"""What travels inside the server: complete, validated and immutable, whatever a client may leave out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+"""(H, W, 3) RGB pictures or (H, W) masks, 0 to 255."""
+
+DType = Literal["float32", "float16", "bfloat16", "int64", "bool"]
+OutputFormat = Literal["png", "jpeg", "webp"]
+Size = tuple[int, int]
+"""(width, height) in pixels, as in the API's `"512x512"`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditJob:
+    """One request past the door: `len(seeds)` output pictures of one source and one instruction.
+
+    canvas: (H, W, 3), the first source at the size that the model draws. references: further pictures, each (h, w, 3)
+    at the model's reference resolution. mask: (H, W) at the canvas' size, 255 where the model edits, or None for the
+    whole canvas. strength 0 to 1; guidance in the model's own scale; steps of the full schedule, of which `strength`
+    runs a part. seeds: one per output, 0 to 2**64 - 1.
+    """
+
+    request_id: str
+    prompt: str
+    canvas: Pixels
+    references: tuple[Pixels, ...]
+    mask: Pixels | None
+    seeds: tuple[int, ...]
+    steps: int
+    strength: float
+    guidance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The model's own tokens: text tokens read, latent tokens of the sources read, latent tokens drawn."""
+
+    text_tokens: int
+    image_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EditResult:
+    """images: one (H, W, 3) picture a seed, in the seeds' order. timings_ms: queue, encode, denoise and vae."""
+
+    images: tuple[Pixels, ...]
+    usage: Usage
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A dimension that varies between calls: its name and the range that an engine is compiled for."""
+
+    name: str
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """name, element type and shape of one tensor; a string in `shape` names an `Axis` of the component."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSpec:
+    """One neural component of a family, declared once: export, engine profiles and run-time checks read it from here.
+
+    The first axis of every input and output is the batch, named `batch`.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: tuple[Axis, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the API's front needs to know of a model without loading it; a family's row in the catalog.
+
+    sizes: output sizes as (width, height), all that the contract names. draw_min and draw_max: shortest and longest
+    side in pixels that the model draws well; outputs below are drawn at draw_min and reduced. multiple: both sides of
+    a drawn picture are multiples of it. max_images: sources and references together. reference_pixels: the area that
+    references are scaled to. has_guidance is False for a model distilled to none.
+    """
+
+    default_steps: int
+    default_strength: float
+    default_guidance: float
+    has_guidance: bool
+    max_images: int
+    reference_pixels: int
+    draw_min: int
+    draw_max: int
+    multiple: int
