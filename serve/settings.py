@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from serve.errors import ConfigurationError
 
@@ -25,7 +25,7 @@ ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ServerSettings(_Section):
@@ -48,6 +48,7 @@ class LimitSettings(_Section):
     image_pixels: int = Field(default=40_000_000, ge=256)
     body_timeout_s: float = Field(default=60.0, gt=0)
     request_timeout_s: float = Field(default=600.0, gt=0)
+    bodies_bytes: int = Field(default=512 * MIB, ge=1024)
     requests_in_flight: int = Field(default=256, ge=1)
 
 
@@ -144,33 +145,53 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     _refuse_unknown_variables(os.environ)
     values = _read(path) if path else {}
     for section, changes in (overrides or {}).items():
-        values[section] = {**values.get(section, {}), **changes} if isinstance(changes, Mapping) else changes
+        values[section] = _merged(values.get(section, {}), changes)
     try:
         return Settings(**values)
+    except SettingsError as error:
+        raise ConfigurationError(f"a {ENV_PREFIX}* variable is not JSON: {error}") from None
     except ValidationError as error:
         raise ConfigurationError(_sentence(error, path)) from None
 
 
+def _merged(current: object, changes: object) -> object:
+    """A section with changes; one that is no mapping stays, so that its fault is told and not covered."""
+    if not isinstance(changes, Mapping):
+        return changes
+    return {**current, **changes} if isinstance(current, Mapping) else current
+
+
+class _OnceOnlyLoader(yaml.SafeLoader):
+    """YAML in which a key stands once: PyYAML would keep the last one and drop the others in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        doubled = next((name for name in names if names.count(name) > 1), None)
+        if doubled is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {doubled} occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _OnceOnlyLoader)
     except OSError as error:
         raise ConfigurationError(f"configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigurationError(f"configuration {path} is no good YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigurationError(f"configuration {path} must be a mapping of keys, not {type(values).__name__}")
-    return values
+    return {str(key): value for key, value in values.items() if value is not None}
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """pydantic-settings passes over variables that match no field, so that a typo would change nothing in silence."""
     for name in environment:
-        if not name.startswith(ENV_PREFIX):
+        if not name.upper().startswith(ENV_PREFIX):
             continue
-        first = name.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        first = name[len(ENV_PREFIX) :].split("__")[0].lower()
         if first not in Settings.model_fields:
             known = ", ".join(f"{ENV_PREFIX}{key.upper()}" for key in Settings.model_fields)
             raise ConfigurationError(f"the variable {name} is unknown; known are {known} and their parts after __")
@@ -178,11 +199,23 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 def _sentence(error: ValidationError, path: Path | None) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the configuration"
-    where = f" in {path}" if path else ""
+    where = _origin(first["loc"], path)
+    if not first["loc"]:
+        return f"the configuration{where} contradicts itself: {first['msg'].removeprefix('Value error, ')}"
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown configuration key {key}{where}"
     if first["type"] == "missing":
         return f"configuration key {key} is missing{where}"
-    shown = f" (found {first['input']!r})" if not isinstance(first["input"], dict | Settings) else ""
+    tellable = not isinstance(first["input"], dict | Settings) and first["loc"][-1] != "secret"
+    shown = f" (found {first['input']!r})" if tellable else ""
     return f"configuration key {key}{where}: {first['msg']}{shown}"
+
+
+def _origin(place: tuple[int | str, ...], path: Path | None) -> str:
+    """Where the value at fault comes from: the variable that names its key or a level above it, else the file."""
+    levels = [ENV_PREFIX + "__".join(map(str, place[:depth])).upper() for depth in range(1, len(place) + 1)]
+    variable = next((name for name in os.environ if name.upper() in levels), None)
+    if variable:
+        return f" in the variable {variable}"
+    return f" in {path}" if path else ""

@@ -1,0 +1,53 @@
+# `make serve` needs Python 3.11 or newer, make, and the package index that pip is set to; everything else comes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check clean
+
+help:
+	@echo 'make serve   install what the server needs, once, and start it (ARGS="--port 8080" for options)'
+	@echo 'make test    run all tests (ARGS="tests/unit -x" for options)'
+	@echo 'make check   formatting, lint, types and import rules'
+	@echo 'make clean   remove the installation and the caches'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the Python that the installation is made with.'
+
+serve: $(VENV)/installed-serve
+	@exec $(VENV)/bin/retouch serve $(ARGS)
+
+test: $(VENV)/installed-dev
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-dev
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/basedpyright
+	@$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A half-made folder, or one whose Python has gone, is made anew.
+define make_venv
+	@command -v "$(PYTHON)" >/dev/null || { echo "Retouch needs Python 3.11 or newer, and there is no $(PYTHON); install it, or name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Retouch needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1); name another with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) lacks its venv module; Debian and Ubuntu have it in the package python3-venv" >&2; exit 1; }
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+endef
+
+$(VENV)/installed-serve: pyproject.toml constraints.txt
+	$(make_venv)
+	@echo 'Installing the server into $(VENV); the first time takes some minutes, mostly for PyTorch.'
+	@$(PIP) install -qq --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(make_venv)
+	@echo 'Installing the server and its test tools into $(VENV); the first time takes some minutes, mostly for PyTorch.'
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/installed-serve $@

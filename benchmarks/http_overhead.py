@@ -1,0 +1,142 @@
+"""What HTTP adds to an edit: the time of a request over the time of the same edit in the engine, in one run.
+
+`python -m benchmarks.http_overhead` starts the server with the embedded model, then takes turns: one request over
+HTTP, one call of an engine in this process, with the same picture, size, seed and threads. It prints the ratio of each
+pair, and the memory of all the server's processes while it serves (proportional set size, so shared pages count once).
+"""
+
+import argparse
+import base64
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+from serve.backends import load_backend
+from serve.engine.engine import Engine
+from serve.families import facts_of, load_family
+from serve.prepare import prepare
+from serve.settings import Settings, embedded_model
+
+MIB = 2**20
+START_TIMEOUT_S = 180
+PROMPT = "make it black and white"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def main() -> None:
+    arguments = _arguments()
+    body = _body(arguments.picture, arguments.size)
+    engine, settings = _engine()
+    server = _start_server(arguments.port)
+    try:
+        url = f"http://127.0.0.1:{arguments.port}"
+        with httpx.Client(base_url=url, timeout=120) as client:
+            _wait_until_ready(client, server)
+            pairs = _take_turns(client, engine, settings, body, arguments.runs)
+        _report(pairs, arguments, _memory_mib(server.pid))
+    finally:
+        server.terminate()
+        server.wait(60)
+        engine.drain(5)
+
+
+def _take_turns(
+    client: httpx.Client, engine: Engine, settings: Settings, body: dict[str, object], runs: int
+) -> list[tuple[float, float]]:
+    """Seconds of (request, engine call), `runs` times after a turn that warms both up."""
+    pairs = [(_over_http(client, body, run), _in_process(engine, settings, body, run)) for run in range(runs + 1)]
+    return pairs[1:]
+
+
+def _over_http(client: httpx.Client, body: dict[str, object], seed: int) -> float:
+    started = time.perf_counter()
+    client.post("/v1/images/edits", json={**body, "seed": seed}).raise_for_status()
+    return time.perf_counter() - started
+
+
+def _in_process(engine: Engine, settings: Settings, body: dict[str, object], seed: int) -> float:
+    """The engine call alone: the body is decoded before the clock starts."""
+    content = httpx.Request("POST", "http://engine", json={**body, "seed": seed}).content
+    facts = {model.id: facts_of(model) for model in settings.models}
+    job = prepare(content, f"run-{seed}", settings, facts).job
+    assert job is not None
+    started = time.perf_counter()
+    engine.submit(job).result()
+    return time.perf_counter() - started
+
+
+def _engine() -> tuple[Engine, Settings]:
+    # As in the server, less the cache: the same picture comes again in every turn, and both must encode it.
+    model = embedded_model()
+    backend = load_backend(model)
+    engine = Engine(
+        load_family(model, backend),
+        batch_invariant=backend.batch_invariant,
+        max_batch=model.max_batch,
+        max_queued_rows=model.max_queued_rows,
+        cache_bytes=model.cache_bytes,
+    )
+    engine.start()
+    return engine, Settings()
+
+
+def _body(picture: Path, size: str) -> dict[str, object]:
+    image = base64.b64encode(picture.read_bytes()).decode()
+    return {"images": [image], "prompt": PROMPT, "size": size, "response_format": "b64_json"}
+
+
+def _start_server(port: int) -> subprocess.Popen[bytes]:
+    command = [Path(sys.executable).parent / "retouch", "serve", "--port", str(port)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def _wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> None:
+    transport_errors = 0
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            transport_errors += 1
+        time.sleep(0.5)
+    sys.exit(f"the server was not ready within {START_TIMEOUT_S} s ({transport_errors} connections refused)")
+
+
+def _memory_mib(pid: int) -> float:
+    root = psutil.Process(pid)
+    return sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True))) / MIB
+
+
+def _report(pairs: list[tuple[float, float]], arguments: argparse.Namespace, memory_mib: float) -> None:
+    ratios = [http / engine for http, engine in pairs]
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {len(pairs)} pairs of one")
+    print(f"{arguments.size} edit of {arguments.picture.name}, embedded model, its default steps, one at a time")
+    print("| | min | median | max |\n|---|---|---|---|")
+    for name, values in (
+        ("request, s", [a for a, _ in pairs]),
+        ("engine, s", [b for _, b in pairs]),
+        ("ratio", ratios),
+    ):
+        print(f"| {name} | {min(values):.3f} | {statistics.median(values):.3f} | {max(values):.3f} |")
+    print(f"memory of all the server's processes: {memory_mib:.0f} MiB")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--picture", type=Path, default=next(iter(sorted(EXAMPLES.glob("*.png"))), None))
+    parser.add_argument("--size", default="512x512")
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--port", type=int, default=8765)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A server in the foreground: it runs until the first Ctrl-C, and leaves no process behind, however it ends.
+
+Ray takes over signals in its process (a SIGTERM while it starts ends in `abort`) and starts a tree of processes, some
+of which outlive their parents. So it runs in a child, in a session that the terminal's Ctrl-C does not reach, while
+this process keeps the signals. On Linux it also adopts the orphans of its tree (prctl(2), PR_SET_CHILD_SUBREAPER), and
+ends whatever is left of the tree before it ends itself. When this process is killed, the child stops by itself.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import FrameType
+from typing import NoReturn
+
+import psutil
+
+from serve.cli.console import Exit, Failure, say, working
+
+PR_SET_CHILD_SUBREAPER = 36
+PATIENCE_S = 5.0
+"""For processes that were asked to stop and are on their way out."""
+
+
+def supervise(
+    start: Callable[[], None],
+    stop: Callable[[], None],
+    ready: Callable[[], None],
+    starting: str,
+    patience_s: float = PATIENCE_S,
+) -> NoReturn:
+    """Run `start` in a child, then `ready` here; wait for SIGINT, SIGTERM or SIGHUP, and run `stop` in the child.
+
+    starting: what the terminal shows until then. A signal while `start` or `stop` runs ends the whole tree at once.
+    Exits with 0, with the code of the Failure that `start` or `stop` raised, or with 1 for any other exception.
+    """
+    _adopt_orphans()
+    _on_signal(_end_now)
+    child = _Child(start, stop)
+    with working(starting):
+        started = child.wait_until_started()
+    if started:
+        _wait_for_signal(ready, child)
+    with working("Stopping; Ctrl-C again stops at once") if started else nullcontext():
+        code = child.stop()
+        _on_signal(signal.SIG_IGN)
+        end_descendants(patience_s)
+    if code < 0:
+        raise Failure(f"the server was ended by {signal.Signals(-code).name}", Exit.REFUSED)
+    sys.exit(code)
+
+
+def end_descendants(patience_s: float) -> None:
+    """Wait so long for every process below this one to end, then kill what is left."""
+    psutil.wait_procs(_descendants(), timeout=patience_s)
+    while left := _descendants():
+        for process in left:
+            _kill(process)
+        psutil.wait_procs(left)
+
+
+class _Child:
+    """The process that runs the server. Its end closes `_status`; closing `_lifeline` tells it to stop."""
+
+    def __init__(self, start: Callable[[], None], stop: Callable[[], None]) -> None:
+        self._status, status = os.pipe()
+        lifeline, self._lifeline = os.pipe()
+        sys.stdout.flush()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.setsid()
+            os.close(self._lifeline)
+            _on_signal(signal.SIG_DFL)
+            _run(start, stop, status, lifeline)
+        os.close(status)
+        os.close(lifeline)
+
+    def wait_until_started(self) -> bool:
+        """False when it ended instead."""
+        return os.read(self._status, 1) != b""
+
+    def wait_until_ended(self, interrupt: int) -> None:
+        """Or until there is something to read from the descriptor `interrupt`."""
+        select.select([self._status, interrupt], [], [])
+
+    def stop(self) -> int:
+        """Its exit code; negative where a signal ended it."""
+        os.close(self._lifeline)
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+
+def _run(start: Callable[[], None], stop: Callable[[], None], status: int, lifeline: int) -> NoReturn:
+    """The child's life. It ends past Ray's exit hooks: `stop` has done their work."""
+    code = 1
+    try:
+        try:
+            start()
+            os.write(status, b"!")
+            os.read(lifeline, 1)
+        finally:
+            stop()
+        code = 0
+    except Failure as failure:
+        say(f"retouch: {failure}")
+        code = failure.code
+    except Exception:  # noqa: BLE001  # The child's last words; its exit code tells the parent.
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait_for_signal(ready: Callable[[], None], child: _Child) -> None:
+    """A pipe and no Event: a handler runs in this very thread, which may be holding the Event's lock."""
+    reader, writer = os.pipe()
+    _on_signal(lambda _number, _frame: os.write(writer, b"!"))
+    ready()
+    child.wait_until_ended(reader)
+    _on_signal(_end_now)
+
+
+def _on_signal(handler: "Callable[[int, FrameType | None], object] | signal.Handlers") -> None:
+    """nohup's ignored SIGHUP stays ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
+
+
+def _end_now(_number: int, _frame: FrameType | None) -> NoReturn:
+    _on_signal(signal.SIG_IGN)
+    end_descendants(0.0)
+    sys.stderr.write("\x1b[?25h\n" if sys.stderr.isatty() else "")
+    sys.stderr.flush()
+    os._exit(Exit.INTERRUPTED)
+
+
+def _adopt_orphans() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,110 @@
+"""The Ray Serve application, bound from the configuration, and its life on one machine.
+
+`serve run serve.deployments.app:build config=retouch.yaml` and a Serve config file whose `args` hold `config`, or the
+configuration's own keys, deploy the same application to any Ray cluster.
+"""
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve as ray_serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from serve.deployments.codec import Codec
+from serve.deployments.editor import DRAIN_S, Editor
+from serve.deployments.ingress import Ingress
+from serve.errors import ConfigurationError
+from serve.families import facts_of
+from serve.settings import MIB, ModelSettings, Settings, load
+
+APPLICATION = "retouch"
+OBJECT_STORE_BYTES = 512 * MIB
+INGRESS_CPUS = 0.25
+CODEC_CPUS = 0.5
+HEALTH_CHECK_S = 5.0
+
+
+def application(settings: Settings) -> ray_serve.Application:
+    """The deployments, bound: Ingress -> Codec, and one Editor a model. Raises ConfigurationError."""
+    facts = {model.id: facts_of(model) for model in settings.models}
+    in_flight = settings.limits.requests_in_flight
+    codec = ray_serve.deployment(
+        name="codec",
+        num_replicas=settings.server.codec_replicas,
+        max_ongoing_requests=in_flight,
+        ray_actor_options={"num_cpus": CODEC_CPUS},
+    )(Codec).bind(settings, facts)
+    ingress = ray_serve.deployment(
+        name="ingress",
+        num_replicas=settings.server.ingress_replicas,
+        max_ongoing_requests=2 * in_flight,
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
+    )(Ingress)
+    return ingress.bind(settings, facts, codec, {model.id: _editor(model, settings) for model in settings.models})
+
+
+def build(args: dict[str, Any]) -> ray_serve.Application:
+    """Ray Serve's application builder. args: `config`, the path of a YAML file, or the configuration's keys."""
+    path = args.pop("config", None)
+    return application(load(Path(path) if path else None, args))
+
+
+def start(settings: Settings) -> None:
+    """Start Ray on this machine and run the application until every model is ready.
+
+    Raises ConfigurationError when a model cannot be loaded.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    app = application(settings)
+    ray.init(
+        address="local",
+        num_cpus=_cpus(settings),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    ray_serve.start(
+        http_options=HTTPOptions(host=settings.server.host, port=settings.server.port), logging_config=logging_config
+    )
+    try:
+        ray_serve.run(app, name=APPLICATION, route_prefix="/", logging_config=logging_config)
+    except RuntimeError as error:
+        raise ConfigurationError(_why_deployment_failed(str(error))) from None
+
+
+def stop() -> None:
+    """End the application and the Ray that `start` started, with all their processes."""
+    ray_serve.shutdown()
+    ray.shutdown()
+
+
+def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
+    return ray_serve.deployment(
+        name="editor-" + re.sub(r"[^A-Za-z0-9]+", "-", model.id).lower(),
+        num_replicas=model.replicas,
+        max_ongoing_requests=settings.limits.requests_in_flight,
+        health_check_period_s=HEALTH_CHECK_S,
+        graceful_shutdown_timeout_s=DRAIN_S + 5,
+        ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
+    )(Editor).bind(model, settings.server.log_level)
+
+
+def _cpus(settings: Settings) -> int:
+    """Logical CPUs that hold every replica: on one machine all of them share what there is."""
+    models = sum(model.replicas * model.num_cpus for model in settings.models)
+    front = settings.server.ingress_replicas * INGRESS_CPUS + settings.server.codec_replicas * CODEC_CPUS
+    return max(os.cpu_count() or 1, int(models + front) + 1)
+
+
+def _why_deployment_failed(message: str) -> str:
+    """Ray reports a failed constructor as text with a traceback in it; the last line that names our error says why."""
+    reasons = re.findall(r"ConfigurationError: (.+)", message)
+    return reasons[-1].strip() if reasons else f"the application did not start: {message.strip()[-500:]}"

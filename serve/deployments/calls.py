@@ -1,0 +1,68 @@
+"""Calls from one deployment to another: Ray's errors become ours, and a caller that leaves cancels what it started."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
+
+from serve.errors import BackendUnavailable, EditError, InternalError, Overloaded, RequestTimeout
+
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def answered(call: DeploymentResponse[Any] | DeploymentResponseGenerator[Any]) -> Any:
+    """The deployment's answer, with Ray's errors translated. A caller that leaves cancels the call."""
+    response = cast(DeploymentResponse[Any], call)
+    try:
+        result = await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except BackPressureError as error:
+        raise Overloaded("the queue is full", retry_after_s=error.retry_after_s or 1) from None
+    except (RayError, RayServeException) as error:
+        raise _unavailable_or_bug(error) from error
+    if isinstance(result, EditError):
+        raise result
+    return result
+
+
+def refusals_as_results(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | EditError]]:
+    """Make a deployment's method return its EditErrors, which `answered` raises again at the caller.
+
+    Ray logs every exception that leaves a replica, with its traceback, as a fault of the server's.
+    """
+
+    @wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T | EditError:
+        try:
+            return await method(*args, **kwargs)
+        except EditError as error:
+            return error
+
+    return call
+
+
+def _unavailable_or_bug(error: Exception) -> EditError:
+    if isinstance(error, RayTaskError):
+        logger.error("a deployment failed", exc_info=error)
+        return InternalError("the server failed to answer; the request was not at fault")
+    logger.warning("a deployment is unavailable: %s", error)
+    return BackendUnavailable("the model's process is restarting", retry_after_s=5)
+
+
+@asynccontextmanager
+async def deadline(limit_s: float) -> AsyncGenerator[None]:
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError:
+        raise RequestTimeout(f"the edit did not finish within {limit_s:g} s") from None

@@ -1,0 +1,150 @@
+"""The deployment that speaks HTTP: the contract's routes, admission, and the way of one edit through the others."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from ray import serve as ray_serve
+from ray.serve.handle import DeploymentHandle
+
+from serve.deployments.calls import answered, deadline
+from serve.deployments.codec import Answer, Ticket
+from serve.deployments.editor import Edited
+from serve.deployments.http import BodyBudget, Edge, install_error_handlers, require_json
+from serve.deployments.logs import adopt_serve_logging
+from serve.errors import BackendUnavailable, EditError, ModelNotFound
+from serve.schema import EditResponse, ErrorBody, ModelBody, ModelList, request_schema
+from serve.settings import Settings
+from serve.storage import LocalStore
+from serve.types import ModelFacts, Usage
+
+READY_TIMEOUT_S = 5.0
+ERROR_STATUSES = (400, 404, 405, 408, 413, 415, 429, 500, 503)
+NOTHING_DRAWN = Usage(text_tokens=0, image_tokens=0, output_tokens=0)
+
+api = FastAPI(
+    title="Retouch",
+    description="Edit pictures by instruction, on your own GPUs.",
+    version="1",
+    redirect_slashes=False,  # an address that is not in the contract is a 404, and no redirect that sends the body twice
+)
+install_error_handlers(api)
+api.add_middleware(Edge)
+
+
+_EDIT_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"model": EditResponse},
+    **{status: {"model": ErrorBody} for status in ERROR_STATUSES},
+}
+
+
+# Ray copies `api` here, so its handlers see only the names that are defined above.
+@ray_serve.ingress(api)  # pyright: ignore[reportUntypedClassDecorator]
+class Ingress:
+    """Pixels never pass through here: the codec and the editors hand each other references."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        facts: Mapping[str, ModelFacts],
+        codec: DeploymentHandle[Any],
+        editors: Mapping[str, DeploymentHandle[Any]],
+    ) -> None:
+        adopt_serve_logging(settings.server.log_level)
+        started = int(time.time())
+        self._settings = settings
+        self._models = {
+            model.id: ModelBody.of(model.id, model.aliases, facts[model.id], started) for model in settings.models
+        }
+        self._codec = codec
+        self._editors = editors
+        self._store = LocalStore(settings.storage)
+        self._bodies = BodyBudget(settings.limits)
+        self._typical_edit_s = 1.0
+
+    @api.post("/v1/images/edits", openapi_extra=_EDIT_BODY, responses=_ANSWERS)
+    async def edit(self, request: Request) -> Response:
+        """Edit pictures by an instruction, under a mask if one is given."""
+        limit_s = self._settings.limits.request_timeout_s
+        async with self._bodies.admit(self._typical_edit_s), deadline(limit_s):
+            started = time.monotonic()
+            ticket = await self._prepare(request)
+            edited = await self._draw(ticket)
+            answer = await self._finish(ticket, edited, request)
+            self._typical_edit_s = time.monotonic() - started
+        headers = {"server-timing": self._server_timing(ticket, edited, answer)}
+        return Response(answer.body, media_type="application/json", headers=headers)
+
+    @api.get("/v1/models")
+    async def models(self) -> ModelList:
+        """The models that are served, with each one's sizes, defaults and fields."""
+        return ModelList(data=list(self._models.values()))
+
+    @api.get("/v1/models/{name:path}")
+    async def model(self, name: str) -> ModelBody:
+        """One model, by id or alias."""
+        found = self._settings.model(name)
+        if not name or found is None:
+            raise ModelNotFound(f"the model {name!r} does not exist; see GET /v1/models", param="model")
+        return self._models[found.id]
+
+    @api.get("/v1/files/{name:path}", response_class=Response)
+    async def file(self, name: str, expires: str = "", signature: str = "") -> Response:
+        """A result that was answered by URL."""
+        stored = await asyncio.to_thread(self._store.read, name, expires, signature)
+        headers = {"cache-control": "private, max-age=3600, immutable", "x-content-type-options": "nosniff"}
+        return Response(stored.data, media_type=stored.media_type, headers=headers)
+
+    @api.get("/healthz")
+    async def healthz(self) -> dict[str, str]:
+        """Whether this process answers."""
+        return {"status": "ok"}
+
+    @api.get("/readyz")
+    async def readyz(self) -> dict[str, str]:
+        """Whether every model can run an edit; 503 naming the first that cannot."""
+        for name, editor in self._editors.items():
+            try:
+                async with asyncio.timeout(READY_TIMEOUT_S):
+                    await answered(editor.stats.remote())
+            except (EditError, TimeoutError):
+                raise BackendUnavailable(f"the model {name} is not ready", retry_after_s=5) from None
+        return {"status": "ready"}
+
+    async def _prepare(self, request: Request) -> Ticket:
+        require_json(request)
+        # Two callers may send the same x-request-id; the engine cancels by this id, which is ours alone.
+        job_id = f"{request.state.request_id}/{secrets.token_hex(8)}"
+        async with self._bodies.read(request) as body:
+            return await answered(self._codec.prepare.remote(body, job_id))
+
+    async def _draw(self, ticket: Ticket) -> Edited | None:
+        """Run the job; once more on another replica where the first has died, since an edit has no side effect."""
+        if ticket.job is None:
+            return None
+        editor = self._editors[ticket.model]
+        try:
+            return await answered(editor.edit.remote(ticket.job))
+        except BackendUnavailable:
+            return await answered(editor.edit.remote(ticket.job))
+
+    async def _finish(self, ticket: Ticket, edited: Edited | None, request: Request) -> Answer:
+        pictures = None if edited is None else edited.pictures
+        usage = NOTHING_DRAWN if edited is None else edited.usage
+        base_url = self._settings.server.public_url or str(request.base_url)
+        return await answered(
+            self._codec.finish.remote(ticket.frame, pictures, ticket.model, usage, base_url.rstrip("/"))
+        )
+
+    @staticmethod
+    def _server_timing(ticket: Ticket, edited: Edited | None, answer: Answer) -> str:
+        drawn: Mapping[str, float] = {} if edited is None else edited.timings_ms
+        durations = {**drawn, "decode": ticket.decode_ms, "png": answer.png_ms}
+        order = ("queue", "decode", "encode", "denoise", "vae", "png")
+        return ", ".join(f"{name};dur={durations.get(name, 0.0):.1f}" for name in order)

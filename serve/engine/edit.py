@@ -1,0 +1,100 @@
+"""One job on its way through the engine, and the one end that it comes to."""
+
+import logging
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from serve.engine.encoder import Encoder, Encodings
+from serve.errors import EditError, InternalError
+from serve.types import EditJob, EditResult, Pixels, Usage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """started_s, ended_s: of the encoding, as `time.monotonic`."""
+
+    encodings: Encodings
+    started_s: float
+    ended_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Edit:
+    """rows: ids of the job's rows, one a seed. encoded: None until its rows can begin.
+
+    The future stays pending until its end, so that its holder can cancel it at any time. `succeed`, `fail` or
+    `confirm_cancelled` is called once, by whoever took the edit out of the engine.
+    """
+
+    job: EditJob
+    rows: range
+    submitted_s: float = field(default_factory=time.monotonic)
+    future: Future[EditResult] = field(default_factory=Future)
+    encoded: Encoded | None = None
+    row_steps: int = 0
+    _pictures: dict[int, Pixels] = field(default_factory=dict)
+    _first_step_s: float = 0.0
+    _last_step_s: float = 0.0
+    _decoding_s: float = 0.0
+
+    def encode(self, encoder: Encoder) -> Encodings:
+        """What the rows are conditioned on; encoded the first time."""
+        if self.encoded is None:
+            started_s = time.monotonic()
+            encodings = encoder.encode(self.job)
+            self.encoded = Encoded(encodings, started_s, time.monotonic())
+        return self.encoded.encodings
+
+    def seed(self, row: int) -> int:
+        return self.job.seeds[row - self.rows.start]
+
+    def stepped(self, started_s: float, ended_s: float) -> None:
+        """A step of some of the rows ran from and to these times."""
+        self._first_step_s = self._first_step_s or started_s
+        self._last_step_s = ended_s
+
+    def deliver(self, row: int, pixels: Pixels, decoding_s: float) -> bool:
+        """The picture of a row is there. Answers whether it was the last."""
+        self._pictures[row] = pixels
+        self._decoding_s += decoding_s
+        return len(self._pictures) == len(self.rows)
+
+    def succeed(self) -> None:
+        assert self.encoded is not None
+        seconds = {
+            "queue": self.encoded.started_s - self.submitted_s,
+            "encode": self.encoded.ended_s - self.encoded.started_s,
+            "denoise": self._last_step_s - self._first_step_s,
+            "vae": self._decoding_s,
+        }
+        timings_ms = {stage: 1000 * spent for stage, spent in seconds.items()}
+        images = tuple(self._pictures[row] for row in self.rows)
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(EditResult(images, self.encoded.encodings.usage, timings_ms))
+
+    def fail(self, error: Exception) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(_for_the_caller(error, self.job.request_id))
+
+    def confirm_cancelled(self) -> None:
+        """The holder has cancelled the future; those who wait for it are told."""
+        self.future.set_running_or_notify_cancel()
+
+
+def untouched(job: EditJob) -> Future[EditResult]:
+    """The end of a job that has nothing to run: its canvas, of which nothing was read or drawn."""
+    future: Future[EditResult] = Future()
+    timings_ms = {"queue": 0.0, "encode": 0.0, "denoise": 0.0, "vae": 0.0}
+    future.set_result(EditResult((job.canvas,) * len(job.seeds), Usage(0, 0, 0), timings_ms))
+    return future
+
+
+def _for_the_caller(error: Exception, request_id: str) -> EditError:
+    """A new error without a traceback, which would keep tensors alive and, in a batch, be shared between callers."""
+    if isinstance(error, EditError):
+        return error.rebuild(error.message, error.code, error.param, error.retry_after_s)
+    log.error("request %s failed", request_id, exc_info=error)
+    return InternalError("the edit failed inside the server")

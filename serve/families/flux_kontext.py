@@ -1,0 +1,262 @@
+"""FLUX.1 Kontext: edits by reference. Pictures are read as extra tokens beside the noisy ones (Batifol et al. 2025).
+
+Agrees bit for bit with diffusers' `FluxKontextPipeline`, and under a mask or a strength below 1 with its
+`FluxKontextInpaintPipeline`. Further pictures, which diffusers does not take, lie beside or below those before them.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxPosEmbed
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+from serve.backends.base import Backend
+from serve.errors import ConfigurationError
+from serve.families import flux_kontext_components as components
+from serve.families.base import Blend, Inputs, Sample, TextEncoding
+from serve.families.flux_kontext_components import PACK, Dimensions
+from serve.families.solvers import TIMESTEPS, Shift, add_noise, blend, euler, flow_sigmas, last_steps
+from serve.types import DType, EditJob, Pixels
+
+PIPELINES = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
+MAX_TEXT_TOKENS = 512
+ROTARY_THETA = 10000
+_DTYPE_NAMES: dict[torch.dtype, DType] = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+
+def load(weights: str, backend: Backend) -> "FluxKontext":
+    """The model of a folder in diffusers' layout or of a hub id. Raises ConfigurationError: there is no such model."""
+    folder = weights if Path(weights).is_dir() else _download(weights)
+    with _one_sentence(weights):
+        pipeline = _config(DiffusionPipeline, folder)["_class_name"]
+        if pipeline not in PIPELINES:
+            raise ConfigurationError(f"weights {weights!r} are of a {pipeline}; flux_kontext serves {PIPELINES[0]}")
+        return FluxKontext(folder, backend)
+
+
+class FluxKontext:
+    """The loaded model. Latents of pictures are (1, C, h, w); a sample's are packed to tokens, (1, h/2 * w/2, 4 C)."""
+
+    def __init__(self, folder: str, backend: Backend) -> None:
+        """folder: in diffusers' layout. Raises what diffusers and transformers raise for one that is not."""
+        self._device, self._dtype = backend.device, backend.dtype
+        self._clip_tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        self._t5_tokenizer = T5Tokenizer.from_pretrained(folder, subfolder="tokenizer_2")
+        self._shift = Shift.from_config(_config(FlowMatchEulerDiscreteScheduler, folder, "scheduler"))
+        self._dimensions = d = _dimensions(folder, backend.dtype, self._clip_tokenizer, self._t5_tokenizer)
+        self._rotary = FluxPosEmbed(ROTARY_THETA, list(d.rotary_axes))
+
+        def weights(model: Any, subfolder: str) -> Any:
+            return _load_weights(model, folder, subfolder, backend.dtype)
+
+        self.text_encoder = backend.load(
+            components.text_encoder_spec(d), lambda: components.TextEncoder(weights(CLIPTextModel, "text_encoder"))
+        )
+        self.text_encoder_2 = backend.load(
+            components.text_encoder_2_spec(d),
+            lambda: components.TextEncoder2(weights(T5EncoderModel, "text_encoder_2")),
+        )
+        self.vae_encoder = backend.load(
+            components.vae_encoder_spec(d), lambda: components.VaeEncoder(weights(AutoencoderKL, "vae"))
+        )
+        self.vae_decoder = backend.load(
+            components.vae_decoder_spec(d), lambda: components.VaeDecoder(weights(AutoencoderKL, "vae"))
+        )
+        self.denoiser = backend.load(
+            components.denoiser_spec(d), lambda: components.Denoiser(weights(FluxTransformer2DModel, "transformer"))
+        )
+
+    def encode_text(self, prompt: str) -> TextEncoding:
+        """Text beyond the tokenizers' lengths is not read; `tokens` counts what T5 reads, its end mark included."""
+        clip_ids, _ = self._token_ids(self._clip_tokenizer, prompt, self._dimensions.clip_tokens)
+        t5_ids, tokens = self._token_ids(self._t5_tokenizer, prompt, self._dimensions.t5_tokens)
+        pooled = self.text_encoder({"ids": clip_ids})["pooled"]
+        text = self.text_encoder_2({"ids": t5_ids})["text"]
+        return TextEncoding({"text": text, "pooled": pooled}, tokens)
+
+    def encode_image(self, pixels: Pixels) -> Tensor:
+        """(H, W, 3), both sides multiples of a token's, to latents (1, C, h, w)."""
+        height, width, _ = pixels.shape
+        side = self._dimensions.token_pixels
+        if height % side or width % side:
+            raise ValueError(f"a picture of {width}x{height} pixels cannot be encoded; sides are multiples of {side}")
+        scaled = 2.0 * torch.from_numpy(pixels.astype(np.float32) / 255.0) - 1.0
+        batch = scaled.permute(2, 0, 1)[None].to(self._device, self._dtype)
+        return self.vae_encoder({"pixels": batch})["latents"]
+
+    def text_prompts(self, job: EditJob) -> tuple[str, ...]:
+        """One: the guidance is distilled into the model."""
+        return (job.prompt,)
+
+    def begin(self, job: EditJob, texts: Sequence[TextEncoding], images: Sequence[Tensor], seed: int) -> Sample:
+        """Starts from the canvas, noised to the first level that the strength runs; at strength 1 that is noise."""
+        (text,) = texts
+        grids = tuple(_grid(image) for image in images)
+        source = _pack(images[0])
+        noise = _pack(self._noise(images[0].shape, seed))
+        sigmas = last_steps(flow_sigmas(job.steps, self._shift, tokens=source.shape[1]), job.strength)
+        height, width, _ = job.canvas.shape
+        conditioning = {
+            **text.tensors,
+            "references": torch.cat([_pack(image) for image in images], dim=1),
+            "guidance": torch.full((1,), job.guidance, device=self._device, dtype=torch.float32),
+            "rotary": self._rotary_of(text.tensors["text"].shape[1], grids),
+        }
+        return Sample(
+            latents=add_noise(source, noise, sigmas[0]),
+            sigmas=sigmas,
+            passes=(conditioning,),
+            guidance=job.guidance,
+            size=(width, height),
+            key=("flux_kontext", (width, height), grids, text.tensors["text"].shape[1]),
+            blend=None if job.mask is None else Blend(source, noise, self._latent_mask(job.mask)),
+        )
+
+    def step_inputs(self, sample: Sample) -> tuple[Inputs, ...]:
+        timestep = (sample.sigmas[sample.step, None] * TIMESTEPS).to(self._dtype) / TIMESTEPS
+        return ({**sample.passes[0], "latents": sample.latents, "timestep": timestep.to(self._device)},)
+
+    def advance(self, sample: Sample, outputs: Sequence[Tensor]) -> None:
+        (velocity,) = outputs
+        sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
+        latents = euler(sample.latents, velocity, sigma, sigma_next)
+        if sample.blend is not None:
+            kept = sample.blend
+            latents = blend(latents, kept.source, kept.noise, kept.mask, sigma_next)
+        sample.latents = latents
+        sample.step += 1
+
+    def decode(self, sample: Sample) -> Pixels:
+        latents = _unpack(sample.latents, sample.size, self._dimensions.token_pixels)
+        pixels = self.vae_decoder({"latents": latents})["pixels"][0]
+        bounded = (pixels * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu()
+        return (bounded * 255).round().to(torch.uint8).contiguous().numpy()
+
+    def tokens(self, images: Sequence[Tensor]) -> int:
+        return sum(rows * columns for rows, columns in map(_grid, images))
+
+    def _token_ids(self, tokenizer: Any, prompt: str, length: int) -> tuple[Tensor, int]:
+        encoded = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return encoded.input_ids.to(self._device), int(encoded.attention_mask.sum())
+
+    def _noise(self, shape: torch.Size, seed: int) -> Tensor:
+        """Drawn on the CPU, so that a seed means the same on every device."""
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=self._dtype).to(self._device)
+
+    def _rotary_of(self, text_tokens: int, grids: Sequence[tuple[int, int]]) -> Tensor:
+        """(1, positions, width). Text is at the origin; the canvas lies where the picture drawn does, one deeper."""
+        drawn = _positions(0, 0, 0, grids[0])
+        places = (_positions(1, *offset, grid) for offset, grid in zip(reference_offsets(grids), grids, strict=True))
+        ids = torch.cat([torch.zeros(text_tokens, 3), drawn, *places])
+        return torch.cat(self._rotary(ids), dim=-1)[None].to(self._device)
+
+    def _latent_mask(self, mask: Pixels) -> Tensor:
+        """1 for each latent cell with any pixel that is not black, in the shape of packed latents.
+
+        The composition after decoding restores black pixels and blends grey ones, so a cell that holds both is edited.
+        """
+        cell = self._dimensions.token_pixels // PACK
+        edited = torch.from_numpy(mask > 0).to(self._device, self._dtype)[None, None]
+        cells = functional.max_pool2d(edited, cell)
+        return _pack(cells.expand(-1, self._dimensions.latent_channels, -1, -1))
+
+
+def reference_offsets(grids: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Row and column where each picture's tokens begin, so that none overlap. grids: rows and columns of each.
+
+    Each lies beside or below all before it, whichever keeps the whole squarer: the "offset" placement that ComfyUI
+    gives Kontext's references.
+    """
+    offsets: list[tuple[int, int]] = []
+    height = width = 0
+    for rows, columns in grids:
+        top, left = (0, width) if height + rows > width + columns else (height, 0)
+        offsets.append((top, left))
+        height, width = max(height, top + rows), max(width, left + columns)
+    return offsets
+
+
+def _positions(index: int, top: int, left: int, grid: tuple[int, int]) -> Tensor:
+    """(rows * columns, 3): picture index, row and column of each token."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    return torch.stack([torch.full_like(rows, index), rows + top, columns + left], dim=-1).reshape(-1, 3).float()
+
+
+def _grid(latents: Tensor) -> tuple[int, int]:
+    """Rows and columns of tokens of latents (1, C, h, w)."""
+    return latents.shape[2] // PACK, latents.shape[3] // PACK
+
+
+def _pack(latents: Tensor) -> Tensor:
+    """(1, C, h, w) to tokens (1, h/2 * w/2, 4 C)."""
+    return functional.pixel_unshuffle(latents, PACK).flatten(2).transpose(1, 2).contiguous()
+
+
+def _unpack(tokens: Tensor, size: tuple[int, int], token_pixels: int) -> Tensor:
+    """The inverse of `_pack`. size: (width, height) in pixels."""
+    columns, rows = size[0] // token_pixels, size[1] // token_pixels
+    return functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, columns)), PACK)
+
+
+def _download(hub_id: str) -> str:
+    try:
+        return str(DiffusionPipeline.download(hub_id))
+    except HFValidationError:
+        raise ConfigurationError(f"weights {hub_id!r} are neither a folder nor a hub id") from None
+    except Exception as error:  # the hub's client lets errors of whichever HTTP library it uses through
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigurationError(f"weights {hub_id!r} cannot be had from the hub: {reason}") from error
+
+
+def _load_weights(model: Any, folder: str, subfolder: str, dtype: torch.dtype) -> Any:
+    """The part with its weights; where some are missing, the libraries would fill in random ones and warn."""
+    loaded, report = model.from_pretrained(folder, subfolder=subfolder, dtype=dtype, output_loading_info=True)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigurationError(f"{folder}/{subfolder} lacks {len(missing)} weights, the first is {missing[0]}")
+    return loaded
+
+
+def _config(part: Any, folder: str, subfolder: str | None = None) -> dict[str, Any]:
+    return part.load_config(folder, subfolder=subfolder)
+
+
+def _dimensions(folder: str, dtype: torch.dtype, clip: CLIPTokenizer, t5: T5Tokenizer) -> Dimensions:
+    transformer = _config(FluxTransformer2DModel, folder, "transformer")
+    vae = _config(AutoencoderKL, folder, "vae")
+    if not transformer["guidance_embeds"]:
+        raise ConfigurationError(f"the transformer in {folder} has no guidance embedding, which FLUX.1 Kontext needs")
+    return Dimensions(
+        dtype=_DTYPE_NAMES[dtype],
+        latent_channels=vae["latent_channels"],
+        token_pixels=PACK * 2 ** (len(vae["block_out_channels"]) - 1),
+        clip_tokens=clip.model_max_length,
+        t5_tokens=min(t5.model_max_length, MAX_TEXT_TOKENS),
+        text_width=transformer["joint_attention_dim"],
+        pooled_width=transformer["pooled_projection_dim"],
+        rotary_axes=tuple(transformer["axes_dims_rope"]),
+    )
+
+
+@contextmanager
+def _one_sentence(weights: str) -> Generator[None]:
+    """What goes wrong while a checkpoint is read, as the one sentence that a failed start shows."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigurationError(f"weights {weights!r} cannot be loaded: {reason}") from error

@@ -1,0 +1,153 @@
+"""The small model that comes with the project: a U-Net over the folded pixels of the picture, for two CPU cores.
+
+Its latents are the RGB picture in [-1, 1], pixel-unshuffled by the patch size that the checkpoint states, so that no
+autoencoder is needed. The network predicts the clean picture, from which the flow's velocity follows.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+
+from serve.backends.base import Backend
+from serve.errors import ConfigurationError
+from serve.families.base import Inputs, Sample, TextEncoding
+from serve.families.pixel_edit_unet import PixelEditUNet, latents_to_pixels, pixels_to_latents
+from serve.families.solvers import Shift, add_noise, euler, flow_sigmas, guide, last_steps, velocity_of_sample
+from serve.types import Axis, ComponentSpec, DType, EditJob, Pixels, TensorSpec
+
+PIPELINE = "PixelEditPipeline"
+NO_PROMPT = ""
+
+
+def load(weights: str, backend: Backend) -> "PixelEdit":
+    """The model in the folder `weights`, in diffusers' layout. Raises ConfigurationError when it is not one."""
+    folder = Path(weights)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ConfigurationError(f"weights {weights!r} is no model folder: it has no model_index.json")
+    classes = _read_json(index)
+    if classes.get("_class_name") != PIPELINE:
+        raise ConfigurationError(f"weights {weights!r} hold a {classes.get('_class_name')}, not a {PIPELINE}")
+    return PixelEdit(folder, classes["text_encoder"][1], backend)
+
+
+class PixelEdit:
+    """The family's protocol over one checkpoint. Guidance above 1 adds a pass without prompt, which keeps the source."""
+
+    def __init__(self, folder: Path, text_encoder_class: str, backend: Backend) -> None:
+        config = _read_json(folder / "denoiser" / "config.json")
+        precision = cast(DType, str(backend.dtype).removeprefix("torch."))
+        self._patch_size: int = config["patch_size"]
+        self._text_length: int = config["text_length"]
+        self._backend = backend
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
+        self._shift = Shift.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
+
+        def text_encoder() -> torch.nn.Module:
+            encoder = getattr(transformers, text_encoder_class)
+            return _HiddenStates(encoder.from_pretrained(folder / "text_encoder", dtype=backend.dtype))
+
+        def denoiser() -> torch.nn.Module:
+            return PixelEditUNet.from_pretrained(folder / "denoiser", torch_dtype=backend.dtype)
+
+        self._text_encoder = backend.load(_text_encoder_spec(config, precision), text_encoder)
+        self.denoiser = backend.load(_denoiser_spec(config, precision), denoiser)
+
+    def text_prompts(self, job: EditJob) -> tuple[str, ...]:
+        return (job.prompt, NO_PROMPT) if job.guidance > 1 else (job.prompt,)
+
+    def encode_text(self, prompt: str) -> TextEncoding:
+        tokens = self._tokenizer(
+            prompt, padding="max_length", max_length=self._text_length, truncation=True, return_tensors="pt"
+        )
+        mask = tokens["attention_mask"].to(self._backend.device)
+        inputs = {"input_ids": tokens["input_ids"].to(self._backend.device), "attention_mask": mask}
+        text = self._text_encoder(inputs)["text"]
+        return TextEncoding({"text": text, "text_mask": mask}, int(mask.sum()))
+
+    def encode_image(self, pixels: Pixels) -> torch.Tensor:
+        picture = torch.tensor(pixels, device=self._backend.device).permute(2, 0, 1)[None]
+        return pixels_to_latents(picture.float() / 127.5 - 1, self._patch_size).to(self._backend.dtype)
+
+    def begin(self, job: EditJob, texts: Sequence[TextEncoding], images: Sequence[torch.Tensor], seed: int) -> Sample:
+        source = images[0]
+        generator = torch.Generator("cpu").manual_seed(seed)
+        noise = torch.randn(source.shape, generator=generator, dtype=torch.float32).to(source)
+        sigmas = last_steps(flow_sigmas(job.steps, self._shift), job.strength)
+        height, width = job.canvas.shape[:2]
+        return Sample(
+            latents=add_noise(source, noise, sigmas[0]),
+            sigmas=sigmas,
+            passes=tuple({"source": source, **text.tensors} for text in texts),
+            guidance=job.guidance,
+            size=(width, height),
+            key=("pixel_edit", width, height),
+        )
+
+    def step_inputs(self, sample: Sample) -> tuple[Inputs, ...]:
+        sigma = sample.sigmas[sample.step : sample.step + 1].to(sample.latents)
+        return tuple({"latents": sample.latents, "sigma": sigma, **constant} for constant in sample.passes)
+
+    def advance(self, sample: Sample, outputs: Sequence[torch.Tensor]) -> None:
+        clean = outputs[0] if len(outputs) == 1 else guide(outputs[0], outputs[1], sample.guidance)
+        sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
+        velocity = velocity_of_sample(sample.latents, clean, sigma)
+        sample.latents = euler(sample.latents, velocity, sigma, sigma_next)
+        sample.step += 1
+
+    def decode(self, sample: Sample) -> Pixels:
+        picture = latents_to_pixels(sample.latents, self._patch_size)[0].permute(1, 2, 0).float()
+        return ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+    def tokens(self, images: Sequence[torch.Tensor]) -> int:
+        return sum(image.shape[-1] * image.shape[-2] for image in images)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class _HiddenStates(torch.nn.Module):
+    """A text encoder as a stateless component: token ids in, last hidden states out."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def _text_encoder_spec(config: dict[str, int], precision: DType) -> ComponentSpec:
+    length = config["text_length"]
+    return ComponentSpec(
+        "text_encoder",
+        inputs=(
+            TensorSpec("input_ids", "int64", ("batch", length)),
+            TensorSpec("attention_mask", "int64", ("batch", length)),
+        ),
+        outputs=(TensorSpec("text", precision, ("batch", length, config["text_dim"])),),
+        axes=(Axis("batch", 1, 1, 64),),
+    )
+
+
+def _denoiser_spec(config: dict[str, int], precision: DType) -> ComponentSpec:
+    patch, length = config["patch_size"], config["text_length"]
+    channels = 3 * patch**2
+    picture = ("batch", channels, "height", "width")
+    return ComponentSpec(
+        "denoiser",
+        inputs=(
+            TensorSpec("latents", precision, picture),
+            TensorSpec("source", precision, picture),
+            TensorSpec("sigma", precision, ("batch",)),
+            TensorSpec("text", precision, ("batch", length, config["text_dim"])),
+            TensorSpec("text_mask", "int64", ("batch", length)),
+        ),
+        outputs=(TensorSpec("sample", precision, picture),),
+        axes=(Axis("batch", 1, 1, 64), Axis("height", 32, 128, 384), Axis("width", 32, 128, 384)),
+    )

@@ -1,0 +1,202 @@
+"""The denoiser of the pixel-edit family: a small convolutional U-Net that predicts the edited picture itself.
+
+The latents are the RGB picture folded into cells of `patch_size` x `patch_size` pixels, so nothing is lost and no
+autoencoder is needed. The network answers "the source plus a change": a colour transform for each cell (three rows of
+four coefficients, as in bilateral-grid retouching, Gharbi et al. 2017), which keeps every edge sharp, plus a free
+residual for what no colour transform can do, such as a blur. The last layer starts at zero, so an untrained network
+is the identity.
+
+Nothing looks at a batch neighbour, and normalisation is over the channels of one position, so a network trained on
+small crops works on whole pictures.
+"""
+
+import itertools
+import math
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+RGB = 3
+
+
+def pixels_to_latents(pixels: Tensor, patch_size: int) -> Tensor:
+    """Folds cells into channels: pixels (B, 3, H, W) in [-1, 1] to latents (B, 3 * patch_size^2, H/patch, W/patch)."""
+    return functional.pixel_unshuffle(pixels, patch_size)
+
+
+def latents_to_pixels(latents: Tensor, patch_size: int) -> Tensor:
+    """The exact inverse of `pixels_to_latents`; the result is not clamped."""
+    return functional.pixel_shuffle(latents, patch_size)
+
+
+class PixelEditUNet(ModelMixin, ConfigMixin):
+    """Predicts the clean edited latents from noisy latents, the source's latents, the noise level and the text.
+
+    `patch_size`: side of a latent cell in pixels. `prediction_type`: always "sample" (x0). `size_multiple`: height and
+    width in pixels must be multiples of it. `text_length`: tokens the text encoder was trained with.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 4,
+        channels: tuple[int, ...] = (64, 128, 192),
+        blocks_per_level: int = 2,
+        middle_blocks: int = 1,
+        conditioning_dim: int = 256,
+        text_dim: int = 192,
+        text_length: int = 32,
+        text_heads: int = 4,
+        sigma_frequencies: int = 32,
+        prediction_type: str = "sample",
+        size_multiple: int = 16,
+    ) -> None:
+        super().__init__()
+        latent_channels = RGB * patch_size**2
+        self.text_pool = TextPool(text_dim, text_heads, conditioning_dim)
+        self.sigma_embedding = SigmaEmbedding(sigma_frequencies, conditioning_dim)
+        self.conditioning = nn.Sequential(nn.SiLU(), nn.Linear(conditioning_dim, conditioning_dim), nn.SiLU())
+        self.inlet = nn.Conv2d(2 * latent_channels, channels[0], 3, padding=1)
+
+        def level(width: int) -> nn.ModuleList:
+            return nn.ModuleList(ResidualBlock(width, conditioning_dim) for _ in range(blocks_per_level))
+
+        pairs = list(itertools.pairwise(channels))
+        self.encoder = nn.ModuleList(level(width) for width in channels)
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.global_context = GlobalContext(channels[-1])
+        self.middle = nn.ModuleList(ResidualBlock(channels[-1], conditioning_dim) for _ in range(middle_blocks))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
+        self.decoder = nn.ModuleList(level(width) for width in channels)
+        self.outlet = ColourAndResidualHead(channels[0], latent_channels)
+
+    def forward(self, latents: Tensor, source: Tensor, sigma: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """The predicted clean latents (B, C, h, w).
+
+        latents, source: (B, C, h, w), pixels in [-1, 1]; sigma: (B,), 1 is noise and 0 the picture;
+        text: (B, L, text_dim) encoder hidden states; text_mask: (B, L), true or 1 where there is a token.
+        """
+        condition = self.conditioning(self.text_pool(text, text_mask) + self.sigma_embedding(sigma))
+        x = self.inlet(torch.cat([latents, source], dim=1))
+        skips: list[Tensor] = []
+        for depth, blocks in enumerate(self.encoder):
+            if depth > 0:
+                x = self.down[depth - 1](x)
+            x = _through(blocks, x, condition)
+            skips.append(x)
+        x = _through(self.middle, self.global_context(x), condition)
+        for depth in reversed(range(len(skips))):
+            x = _through(self.decoder[depth], x + skips[depth], condition)
+            if depth > 0:
+                x = self.up[depth - 1](x)
+        return self.outlet(x, source)
+
+
+class TextPool(nn.Module):
+    """Attention pooling: each head weighs the tokens by a learned score, so filler words can be left out."""
+
+    def __init__(self, text_dim: int, heads: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(text_dim)
+        self.score = nn.Linear(text_dim, heads)
+        self.project = nn.Linear(heads * text_dim, out_dim)
+
+    def forward(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """text (B, L, D), text_mask (B, L) to (B, out_dim)."""
+        text = self.norm(text)
+        absent = (text_mask == 0).unsqueeze(-1)
+        weights = self.score(text).masked_fill(absent, -1e4).softmax(dim=1)
+        pooled = weights.transpose(1, 2) @ text
+        return self.project(pooled.flatten(1))
+
+
+class SigmaEmbedding(nn.Module):
+    """Sines and cosines of the noise level, from one half period to `2^6` of them over [0, 1]."""
+
+    def __init__(self, frequencies: int, out_dim: int) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.project = nn.Sequential(nn.Linear(2 * frequencies, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """sigma (B,) in [0, 1] to (B, out_dim)."""
+        octaves = torch.linspace(0.0, 6.0, self.frequencies, device=sigma.device, dtype=torch.float32)
+        angles = sigma.float()[:, None] * (math.pi * torch.exp2(octaves))[None, :]
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return self.project(waves.to(sigma.dtype))
+
+
+class ResidualBlock(nn.Module):
+    """Channel normalisation, scale and shift from the condition (FiLM), two 3x3 convolutions, and the skip."""
+
+    def __init__(self, width: int, conditioning_dim: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.film = nn.Linear(conditioning_dim, 2 * width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(_bias(self.second))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, width, h, w), condition (B, conditioning_dim) to (B, width, h, w)."""
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm(x) * (1 + scale) + shift
+        return x + self.second(functional.silu(self.first(h)))
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each position: independent of the picture's size, unlike GroupNorm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GlobalContext(nn.Module):
+    """Adds the picture's mean features to every position: the amount of edit already present is a global fact."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(x.mean(dim=(2, 3)))[:, :, None, None]
+
+
+class ColourAndResidualHead(nn.Module):
+    """Source plus change: a 3x4 colour transform a cell, applied to its pixels, and a free residual."""
+
+    def __init__(self, width: int, latent_channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.change = nn.Conv2d(width, RGB * (RGB + 1) + latent_channels, 3, padding=1)
+        nn.init.zeros_(self.change.weight)
+        nn.init.zeros_(_bias(self.change))
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """x (B, width, h, w) features, source (B, C, h, w) clean latents to the predicted latents (B, C, h, w)."""
+        change = self.change(self.norm(x)).to(source.dtype)
+        gains, offsets, residual = change.split([RGB * RGB, RGB, source.shape[1]], dim=1)
+        pixels = source.unflatten(1, (RGB, -1))  # (B, 3, patch^2, h, w): pixel_unshuffle keeps a colour together
+        toned = sum(
+            gains[:, RGB * c : RGB * (c + 1), None] * pixels[:, c : c + 1] for c in range(RGB)
+        ) + offsets.unsqueeze(2)
+        return source + toned.flatten(1, 2) + residual
+
+
+def _through(blocks: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
+    for block in blocks.children():
+        x = block(x, condition)
+    return x
+
+
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias

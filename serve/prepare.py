@@ -1,0 +1,158 @@
+"""From a request's bytes to an `EditJob`, and from the job's pictures back to the answer's.
+
+Both halves are plain functions over bytes and arrays; the deployments only decide where they run.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from serve.codec import (
+    auto_size,
+    compose,
+    cover,
+    cover_mask,
+    decode_base64,
+    decode_mask,
+    decode_picture,
+    draw_size,
+    encode,
+    fit_reference,
+)
+from serve.errors import ModelNotFound, UnsupportedParameter
+from serve.schema import EditRequest, parse
+from serve.settings import LimitSettings, Settings
+from serve.types import EditJob, ModelFacts, OutputFormat, Pixels, Size
+
+MAX_SEED = 2**64
+RANDOM_SEEDS = 2**53
+"""Seeds that are drawn stay below the integers that JavaScript's JSON reads exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the answer needs of the request once its pictures are drawn.
+
+    canvas: (H, W, 3) at the output size. mask: (H, W), 255 where edited, or None. compression: 0 to 100.
+    """
+
+    canvas: Pixels
+    mask: Pixels | None
+    seeds: tuple[int, ...]
+    output_format: OutputFormat
+    compression: int
+    by_url: bool
+
+    @property
+    def size(self) -> Size:
+        height, width = self.canvas.shape[:2]
+        return width, height
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEdit:
+    """model: the id, aliases resolved. job is None where strength is 0: the answer is then the canvas itself."""
+
+    model: str
+    job: EditJob | None
+    frame: Frame
+
+
+def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
+    """Check a JSON body against the schema, the limits and the model, and decode its pictures.
+
+    facts: by model id. Raises an InvalidRequest or ModelNotFound that names the parameter at fault.
+    """
+    request = parse(body)
+    model = settings.model(request.model or "")
+    if model is None:
+        raise ModelNotFound(f"the model {request.model!r} does not exist; see GET /v1/models", param="model")
+    known = facts[model.id]
+    _refuse_what_the_model_cannot(request, model.id, known)
+    pictures = _decode_pictures(request, settings.limits)
+    mask = _decode_mask(request, pictures[0], settings.limits)
+    frame = _frame(request, pictures[0], mask, known)
+    strength = known.default_strength if request.strength is None else request.strength
+    return PreparedEdit(
+        model.id, None if strength == 0 else _job(request, request_id, pictures, mask, frame, strength, known), frame
+    )
+
+
+def finish(frame: Frame, pictures: Sequence[Pixels] | None) -> list[bytes]:
+    """The encoded outputs: each picture composed with the canvas under the mask. None: the canvas for every seed."""
+    drawn = [frame.canvas] * len(frame.seeds) if pictures is None else pictures
+    return [encode(compose(frame.canvas, one, frame.mask), frame.output_format, frame.compression) for one in drawn]
+
+
+def _refuse_what_the_model_cannot(request: EditRequest, model: str, facts: ModelFacts) -> None:
+    if len(request.images) > facts.max_images:
+        raise UnsupportedParameter(
+            f"images holds {len(request.images)} pictures; the model {model} takes {facts.max_images}",
+            param=f"images[{facts.max_images}]",
+        )
+    if not facts.has_guidance and request.guidance_scale not in (None, facts.default_guidance):
+        raise UnsupportedParameter(
+            f"the model {model} has no guidance; guidance_scale can only be {facts.default_guidance:g}",
+            param="guidance_scale",
+        )
+
+
+def _decode_pictures(request: EditRequest, limits: LimitSettings) -> list[Pixels]:
+    pictures: list[Pixels] = []
+    for i, item in enumerate(request.images):
+        param = f"images[{i}]"
+        data = decode_base64(item, param, limits.image_bytes)
+        pictures.append(decode_picture(data, param, limits.image_pixels))
+    return pictures
+
+
+def _decode_mask(request: EditRequest, source: Pixels, limits: LimitSettings) -> Pixels | None:
+    if request.mask is None:
+        return None
+    data = decode_base64(request.mask, "mask", limits.image_bytes)
+    height, width = source.shape[:2]
+    return decode_mask(data, request.mask_mode, (width, height), limits.image_pixels)
+
+
+def _frame(request: EditRequest, source: Pixels, mask: Pixels | None, facts: ModelFacts) -> Frame:
+    height, width = source.shape[:2]
+    size = auto_size((width, height), facts) if request.size == "auto" else _parse_size(request.size)
+    first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
+    return Frame(
+        canvas=cover(source, size),
+        mask=None if mask is None else cover_mask(mask, size),
+        seeds=tuple((first + i) % MAX_SEED for i in range(request.n)),
+        output_format=request.output_format,
+        compression=request.output_compression,
+        by_url=request.response_format == "url",
+    )
+
+
+def _job(
+    request: EditRequest,
+    request_id: str,
+    pictures: Sequence[Pixels],
+    mask: Pixels | None,
+    frame: Frame,
+    strength: float,
+    facts: ModelFacts,
+) -> EditJob:
+    drawn = draw_size(frame.size, facts)
+    same = drawn == frame.size
+    mask_drawn = frame.mask if same or mask is None else cover_mask(mask, drawn)
+    return EditJob(
+        request_id=request_id,
+        prompt=request.prompt,
+        canvas=frame.canvas if same else cover(pictures[0], drawn),
+        references=tuple(fit_reference(one, facts.reference_pixels, facts.multiple) for one in pictures[1:]),
+        mask=mask_drawn,
+        seeds=frame.seeds,
+        steps=facts.default_steps if request.num_inference_steps is None else request.num_inference_steps,
+        strength=strength,
+        guidance=facts.default_guidance if request.guidance_scale is None else request.guidance_scale,
+    )
+
+
+def _parse_size(size: str) -> Size:
+    width, height = size.split("x")
+    return int(width), int(height)

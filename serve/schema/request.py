@@ -1,0 +1,237 @@
+"""What a client may ask for: the request, how a body becomes one, and the JSON schema that says so.
+
+`parse` answers a complete `EditRequest` or raises an `InvalidRequest` that names the field, what was found and what is
+allowed. A key that occurs twice in a JSON object counts with its last value, as in most JSON libraries.
+"""
+
+from functools import cache
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue, ValidationError, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticUseDefault, core_schema
+
+from serve.errors import InvalidJSON, InvalidRequest
+from serve.schema.refusals import refusal
+from serve.types import OutputFormat
+
+MAX_IMAGES = 10
+MAX_PROMPT_CHARACTERS = 32_000
+LOSSLESS = 100
+"""The `output_compression` that keeps every pixel: OpenAI's default, and the only one that a PNG can honour."""
+
+MOST_SEPARATORS = 50_000
+"""Of each of `,`, `[` and `{` in a body. A request needs a few dozen and a prompt of commas alone 32,000; 64 MiB of
+empty arrays would take minutes and gigabytes to parse."""
+
+SizeName = Literal["256x256", "512x512", "1024x1024", "auto"]
+SIZES: tuple[SizeName, ...] = ("256x256", "512x512", "1024x1024", "auto")
+
+_TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgaGAAAAEEAIHzkG1yAAAAAElFTkSuQmCC"
+_EXAMPLE: JsonValue = {"images": [_TINY_PNG], "prompt": "make the sky a warm sunset", "size": "512x512", "seed": 7}
+_PNG_IS_LOSSLESS: JsonValue = {
+    "if": {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},
+    "else": {"properties": {"output_compression": {"enum": [LOSSLESS, None]}}},
+}
+
+_T = TypeVar("_T")
+
+
+class _NullIsAbsent:
+    """An explicit null takes the field's default; the JSON schema says that null is accepted."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            self._given_or_default, core_schema.nullable_schema(handler(source))
+        )
+
+    def _given_or_default(self, value: object) -> object:
+        if value is None:
+            raise PydanticUseDefault
+        return value
+
+
+class _StringOrObject:
+    """A picture as a string, or as OpenAI's object around it; past the door it is the string."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            self._unwrapped, handler.generate_schema(source | ImageReference)
+        )
+
+    def _unwrapped(self, item: "str | ImageReference") -> str:
+        return item if isinstance(item, str) else item.image_url
+
+
+_Optional = Annotated[_T, _NullIsAbsent()]
+
+
+class ImageReference(BaseModel):
+    """A picture in the form of OpenAI's JSON clients. Links are not fetched."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    image_url: Annotated[str, Field(pattern="^data:", description="A `data:image/png;base64,` URL.")]
+
+
+class EditRequest(BaseModel):
+    """One edit as the client asks for it. None stands for the default of the model that will serve it."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_extra={"examples": [_EXAMPLE], "allOf": [_PNG_IS_LOSSLESS]},
+    )
+
+    images: Annotated[
+        list[Annotated[str, _StringOrObject()]],
+        Field(
+            min_length=1,
+            max_length=MAX_IMAGES,
+            description="The pictures: each a base64 PNG, plain, as a `data:image/png;base64,` URL or as an object "
+            "with `image_url`; at most 4 MiB once decoded. The first is edited, further ones are references.",
+        ),
+    ]
+    prompt: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_PROMPT_CHARACTERS,
+            description="What to change. Counted in Unicode code points; not only white space.",
+        ),
+    ]
+    model: Annotated[
+        str | None,
+        Field(min_length=1, description="An id or alias from `GET /v1/models`; null is the server's default model."),
+    ] = None
+    mask: Annotated[
+        str | None,
+        Field(
+            description="A base64 PNG with the dimensions of `images[0]`. White is edited, black is preserved "
+            "exactly, grey blends."
+        ),
+    ] = None
+    n: _Optional[Annotated[int, Field(ge=1, le=10, description="How many results to draw.")]] = 1
+    size: _Optional[
+        Annotated[
+            SizeName, Field(description="Of the results. `auto` keeps the source's aspect within the model's range.")
+        ]
+    ] = "1024x1024"
+    response_format: _Optional[
+        Annotated[
+            Literal["url", "b64_json"], Field(description="A signed link to each result, or its bytes in base64.")
+        ]
+    ] = "url"
+    strength: Annotated[
+        float | None,
+        Field(ge=0.0, le=1.0, description="How far the result may leave the source; null is the model's own default."),
+    ] = None
+    guidance_scale: Annotated[
+        float | None,
+        Field(ge=0.0, le=20.0, description="The model's own guidance knob; null is the model's own default."),
+    ] = None
+    num_inference_steps: Annotated[
+        int | None,
+        Field(ge=1, le=100, description="Steps of the full schedule; null is the model's own default."),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=-(2**63),
+            le=2**64 - 1,
+            description="Signed or unsigned 64 bit; result `i` uses `seed + i`. Null draws one at random.",
+        ),
+    ] = None
+    stream: _Optional[
+        Annotated[
+            bool,
+            Field(
+                description="Server-sent events; not offered by this server.", json_schema_extra={"enum": [False, None]}
+            ),
+        ]
+    ] = False
+    partial_images: _Optional[
+        Annotated[
+            int,
+            Field(
+                ge=0,
+                le=3,
+                description="Previews while streaming; not offered by this server.",
+                json_schema_extra={"enum": [0, None]},
+            ),
+        ]
+    ] = 0
+    output_format: _Optional[Annotated[OutputFormat, Field(description="File format of the results.")]] = "png"
+    output_compression: _Optional[
+        Annotated[
+            int,
+            Field(ge=0, le=100, description="Quality of `jpeg` and `webp`; a `png` is lossless and takes only 100."),
+        ]
+    ] = LOSSLESS
+    mask_mode: _Optional[
+        Annotated[
+            Literal["luma", "alpha", "auto"],
+            Field(
+                description="What edits: `luma` white, `alpha` transparent, `auto` transparent where any pixel of the "
+                "mask is transparent and white otherwise."
+            ),
+        ]
+    ] = "auto"
+    user: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
+    safety_identifier: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        if not self.prompt.strip():
+            raise _broken_rule("invalid", "prompt", "prompt holds only white space; it must say what to change")
+        if self.stream:
+            raise _broken_rule("unsupported", "stream", "stream is true; this server does not stream, it must be false")
+        if self.partial_images:
+            message = f"partial_images is {self.partial_images}; this server does not stream, it must be 0"
+            raise _broken_rule("unsupported", "partial_images", message)
+        if self.output_format == "png" and self.output_compression != LOSSLESS:
+            message = f"output_compression is {self.output_compression}; with output_format png it must be {LOSSLESS}"
+            raise _broken_rule("invalid", "output_compression", message)
+        return self
+
+
+def parse(body: bytes) -> EditRequest:
+    """The request in a JSON body. Raises InvalidRequest: the first rule that it breaks, in the order of `refusal`."""
+    if not body:
+        raise InvalidJSON("the body is empty; a JSON object with images and prompt is needed")
+    for separator in (b",", b"[", b"{"):
+        if _occurs_more_often(body, separator, MOST_SEPARATORS):
+            found = f"more than {MOST_SEPARATORS:,} times the character '{separator.decode()}'"
+            raise InvalidRequest(f"the body holds {found}; an edit request is one object of a few dozen values")
+    try:
+        return EditRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise refusal(error, request_schema()) from None
+
+
+@cache
+def request_schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of the body, free of references, so that it can stand anywhere in an OpenAPI document.
+
+    `parse` is stricter where a schema cannot say it: 1.0 is no integer, a prompt holds more than white space, and NaN
+    is no number. Callers must not change the answer.
+    """
+    schema = EditRequest.model_json_schema()
+    reference = schema.pop("$defs")[ImageReference.__name__]
+    schema["properties"]["images"]["items"]["anyOf"][1] = reference
+    return schema
+
+
+def _occurs_more_often(body: bytes, separator: bytes, times: int) -> bool:
+    """Unlike `bytes.count` this runs at memchr's speed through long base64, and stops early."""
+    place = -1
+    for _ in range(times + 1):
+        place = body.find(separator, place + 1)
+        if place < 0:
+            return False
+    return True
+
+
+def _broken_rule(kind: Literal["invalid", "unsupported"], field: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError(kind, "{message}", {"field": field, "message": message})

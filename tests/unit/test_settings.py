@@ -1,0 +1,192 @@
+"""One frozen configuration: which source wins, and that a start that cannot succeed says which key is at fault."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from serve.errors import ConfigurationError
+from serve.settings import Settings, load
+
+FIRST = {"id": "first", "family": "pixel_edit", "weights": "w", "aliases": ["one", "uno"]}
+SECOND = {"id": "second", "family": "pixel_edit", "weights": "w"}
+
+
+@pytest.fixture(autouse=True)
+def without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("RETOUCH_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "retouch.yaml"
+
+
+def written(file: Path, text: str | dict[str, Any]) -> Path:
+    file.write_text(text if isinstance(text, str) else yaml.safe_dump(text), encoding="utf-8")
+    return file
+
+
+def refused(file: Path | None = None, overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(file, overrides)
+    return str(caught.value)
+
+
+def test_without_a_file_the_embedded_model_is_served_on_this_machine_only():
+    settings = load()
+    assert [model.id for model in settings.models] == ["retouch-tiny"]
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8000)
+    assert settings.limits.image_bytes == 4 * 2**20
+    assert settings.storage.lifetime_s == 3600
+
+
+def test_a_variable_wins_over_an_override_that_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch):
+    written(file, {"server": {"port": 1, "codec_replicas": 1, "codec_threads": 1, "host": "file"}})
+    monkeypatch.setenv("RETOUCH_SERVER__PORT", "3")
+    server = load(file, {"server": {"port": 2, "codec_replicas": 2}}).server
+    assert (server.port, server.codec_replicas, server.codec_threads, server.host) == (3, 2, 1, "file")
+
+
+def test_a_variable_may_hold_a_whole_section_as_json(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RETOUCH_MODELS", json.dumps([SECOND]))
+    monkeypatch.setenv("RETOUCH_SERVER", '{"port": 3}')
+    settings = load(written(file, {"models": [FIRST], "server": {"port": 1, "host": "file"}}))
+    assert [model.id for model in settings.models] == ["second"]
+    assert (settings.server.port, settings.server.host) == (3, "file")
+
+
+def test_variables_are_read_in_either_case(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("retouch_server__port", "3")
+    assert load().server.port == 3
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "server:\n", "server:\n  # port: 1\nstorage: {}\n"])
+def test_a_file_or_section_with_nothing_in_it_leaves_the_defaults(file: Path, text: str):
+    assert load(written(file, text)) == load()
+
+
+def test_a_section_with_nothing_in_it_can_be_overridden(file: Path):
+    assert load(written(file, "server:\n"), {"server": {"port": 3}}).server.port == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("servr: {}", "unknown configuration key servr in FILE"),
+        ("server: {prot: 1}", "unknown configuration key server.prot in FILE"),
+        ("7: x", "unknown configuration key 7 in FILE"),
+        ("models: [{id: a, family: f, weights: w, wieghts: w}]", "unknown configuration key models.0.wieghts in FILE"),
+        ("models: [{id: a, weights: w}]", "configuration key models.0.family is missing in FILE"),
+        ("server: {port: 65536}", "configuration key server.port in FILE: "),
+        ("server: {port: eighty}", "(found 'eighty')"),
+        ("server: 3", "configuration key server in FILE: "),
+        ("models: []", "configuration key models in FILE: "),
+        ("models: [{id: a b, family: f, weights: w}]", "configuration key models.0.id in FILE: "),
+        ("storage: {lifetime_s: .inf}", "configuration key storage.lifetime_s in FILE: "),
+        ("storage: {lifetime_s: 0}", "configuration key storage.lifetime_s in FILE: "),
+        ("server: {port: 1, port: 2}", "the key port occurs twice"),
+        ("server: {port: 1}\nserver: {port: 1}", "the key server occurs twice"),
+        ("default_model: other", "default_model 'other' is none of retouch-tiny"),
+        ("[server]", "FILE must be a mapping of keys, not list"),
+        ("server: [", "FILE is no good YAML: "),
+        ("server: !!python/object/apply:os.getcwd []", "FILE is no good YAML: "),
+    ],
+)
+def test_a_wrong_file_stops_the_start_with_one_sentence_that_names_the_key(file: Path, text: str, told: str):
+    message = refused(written(file, text))
+    assert told.replace("FILE", str(file)) in message
+    assert "\n" not in message
+    assert "Value error" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("RETOUCH_SERVR__PORT", "1", "the variable RETOUCH_SERVR__PORT is unknown; known are RETOUCH_DEFAULT_MODEL, "),
+        ("RETOUCH_SERVER_PORT", "1", "the variable RETOUCH_SERVER_PORT is unknown"),
+        ("retouch_servr__port", "1", "the variable retouch_servr__port is unknown"),
+        ("RETOUCH_SERVER__PROT", "1", "unknown configuration key server.prot in the variable RETOUCH_SERVER__PROT"),
+        ("RETOUCH_SERVER", '{"prot": 1}', "unknown configuration key server.prot in the variable RETOUCH_SERVER"),
+        ("RETOUCH_SERVER__PORT", "x", "configuration key server.port in the variable RETOUCH_SERVER__PORT: "),
+        ("RETOUCH_SERVER__PORT", "", "configuration key server.port in the variable RETOUCH_SERVER__PORT: "),
+        ("RETOUCH_MODELS", "tiny", 'a RETOUCH_* variable is not JSON: error parsing value for field "models"'),
+    ],
+)
+def test_a_wrong_variable_stops_the_start_and_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+):
+    monkeypatch.setenv(name, value)
+    assert told in refused(written(file, {"server": {"host": "file"}}))
+
+
+def test_a_wrong_section_is_told_also_where_overrides_change_it(file: Path):
+    assert "configuration key server in" in refused(written(file, "server: 3"), {"server": {"port": 3}})
+
+
+def test_an_unknown_override_stops_the_start():
+    assert refused(overrides={"server": {"prot": 3}}) == "unknown configuration key server.prot"
+
+
+def test_a_secret_is_not_shown_in_the_message(file: Path):
+    assert "1234" not in refused(written(file, "storage: {secret: 1234}"))
+
+
+def test_a_file_that_is_not_there_or_not_text_stops_the_start(tmp_path: Path, file: Path):
+    assert refused(tmp_path / "none.yaml") == (
+        f"configuration {tmp_path / 'none.yaml'} cannot be read: No such file or directory"
+    )
+    file.write_bytes(b"\xff")
+    assert "no good YAML" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("second", "doubled"),
+    [
+        ({**SECOND, "id": "first"}, "first"),
+        ({**SECOND, "aliases": ["uno"]}, "uno"),
+        ({**SECOND, "aliases": ["first"]}, "first"),
+        ({**SECOND, "id": "one"}, "one"),
+    ],
+)
+def test_a_name_for_two_models_stops_the_start(file: Path, second: dict[str, Any], doubled: str):
+    assert f"'{doubled}' names two models" in refused(written(file, {"models": [FIRST, second]}))
+
+
+def test_a_model_is_found_by_id_and_by_alias_and_without_a_name_the_default_is(file: Path):
+    settings = load(written(file, {"models": [FIRST, SECOND]}))
+    assert [getattr(settings.model(name), "id", None) for name in ("first", "uno", "second", "", "other")] == [
+        "first",
+        "first",
+        "second",
+        "first",
+        None,
+    ]
+    chosen = load(written(file, {"models": [FIRST, SECOND], "default_model": "second"})).model("")
+    assert chosen is not None
+    assert chosen.id == "second"
+
+
+def test_settings_cannot_be_changed_after_the_start():
+    settings = load()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.server.port = 1  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.default_model = "x"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_settings_reach_other_processes_as_they_are(file: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = load(written(file, {"models": [FIRST], "server": {"port": 3}}))
+    monkeypatch.setenv("RETOUCH_SERVER__PORT", "4")
+    assert pickled(settings) == settings
+
+
+def pickled(settings: Settings) -> Settings:
+    return pickle.loads(pickle.dumps(settings))

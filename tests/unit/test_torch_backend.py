@@ -1,0 +1,198 @@
+"""The torch backend: what a component accepts, what it answers, and how its failures are named."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from serve.backends import load_backend
+from serve.backends.torch import TorchBackend, TorchComponent
+from serve.errors import BackendUnavailable, ConfigurationError
+from serve.settings import ModelSettings
+from serve.types import Axis, ComponentSpec, TensorSpec
+
+SPEC = ComponentSpec(
+    name="mixer",
+    inputs=(
+        TensorSpec("picture", "float32", ("batch", 3, "side", "side")),
+        TensorSpec("ids", "int64", ("batch", "length")),
+    ),
+    outputs=(TensorSpec("mixed", "float32", ("batch", 4, "side", "side")), TensorSpec("ids", "int64", ("batch",))),
+    axes=(Axis("batch", 1, 1, 4), Axis("side", 2, 8, 16), Axis("length", 1, 3, 5)),
+)
+
+
+@pytest.fixture(autouse=True)
+def _thread_count_is_kept() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def backend() -> TorchBackend:
+    return TorchBackend("cpu", "float32", threads=1)
+
+
+@pytest.fixture
+def mixer(backend: TorchBackend) -> TorchComponent:
+    return backend.load(SPEC, Mixer)
+
+
+class Mixer(nn.Module):
+    """A convolution, a dropout that only training applies, and one input handed through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, picture: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self.dropout(self.convolution(picture)), ids[:, 0]
+
+
+class Failing(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, picture: Tensor, ids: Tensor) -> Tensor:
+        raise self.error
+
+
+def test_a_component_answers_its_outputs_by_name(mixer: TorchComponent):
+    inputs = _inputs()
+
+    outputs = mixer(inputs)
+
+    assert list(outputs) == ["mixed", "ids"]
+    assert outputs["mixed"].shape == (2, 4, 8, 8)
+    assert torch.equal(outputs["ids"], inputs["ids"][:, 0])
+
+
+def test_a_component_runs_in_eval_mode_without_gradients(mixer: TorchComponent):
+    outputs = mixer(_inputs())
+
+    assert torch.equal(outputs["mixed"], mixer(_inputs())["mixed"])
+    assert not outputs["mixed"].requires_grad
+
+
+def test_answers_belong_to_the_caller_and_inputs_stay_as_they_were(mixer: TorchComponent):
+    inputs = _inputs()
+
+    outputs = mixer(inputs)
+    outputs["ids"].fill_(-1)
+    outputs["mixed"].mul_(0)
+
+    assert torch.equal(inputs["ids"], _inputs()["ids"])
+    assert mixer(inputs)["mixed"].abs().sum() > 0
+
+
+def test_weights_at_odd_addresses_are_moved_to_aligned_ones(backend: TorchBackend):
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(65.0)[1:])
+            self.register_buffer("offset", torch.arange(65.0)[1:])
+
+    module = Odd()
+    assert module.weight.data_ptr() % 64
+
+    backend.load(SPEC, lambda: module)
+
+    tensors = [module.weight, module.get_buffer("offset")]
+    assert [tensor.data_ptr() % 64 for tensor in tensors] == [0, 0]
+    assert all(torch.equal(tensor, torch.arange(65.0)[1:]) for tensor in tensors)
+
+
+def test_a_weight_that_two_layers_share_stays_shared(backend: TorchBackend):
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+
+    backend.load(SPEC, lambda: nn.Sequential(first, second))
+
+    assert second.weight is first.weight
+
+
+def test_convolutions_run_channels_last(backend: TorchBackend):
+    module = Mixer()
+
+    backend.load(SPEC, lambda: module)
+
+    assert module.convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"picture": torch.zeros(2, 4, 8, 8)},
+            r"tensor picture must have shape \(batch, 3, side, side\); found \(2, 4,",
+        ),
+        (
+            {"picture": torch.zeros(2, 3, 8)},
+            r"tensor picture must have shape \(batch, 3, side, side\); found \(2, 3, 8\)",
+        ),
+        ({"picture": torch.zeros(2, 3, 8, 9)}, "axis side must be 8 as in the tensors before; found 9"),
+        ({"picture": torch.zeros(2, 3, 17, 17)}, "axis side must be 2 to 16; found 17"),
+        ({"picture": torch.zeros(2, 3, 8, 8).half()}, "tensor picture must be float32; found float16"),
+        ({"picture": torch.zeros(2, 3, 8, 8, device="meta")}, "tensor picture must be on cpu; found meta"),
+        ({"ids": torch.zeros(2, 3)}, "tensor ids must be int64; found float32"),
+        ({"ids": torch.zeros(3, 3).long()}, "axis batch must be 2 as in the tensors before; found 3"),
+        ({"ids": torch.zeros(2, 6).long()}, "axis length must be 1 to 5; found 6"),
+        ({"mask": torch.zeros(2)}, "mixer takes ids, picture; found ids, mask, picture"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(mixer: TorchComponent, changes: dict[str, Tensor], message: str):
+    with pytest.raises(ValueError, match=message):
+        mixer({**_inputs(), **changes})
+
+
+def test_a_missing_tensor_is_named(mixer: TorchComponent):
+    with pytest.raises(ValueError, match="mixer takes ids, picture; found ids"):
+        mixer({"ids": _inputs()["ids"]})
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("2 GiB"), "mixer ran out of device memory"),
+        (torch.AcceleratorError("an illegal memory access"), "the accelerator failed in mixer"),
+    ],
+)
+def test_a_failing_device_makes_the_backend_unavailable(backend: TorchBackend, error: Exception, message: str):
+    component = backend.load(SPEC, lambda: Failing(error))
+
+    with pytest.raises(BackendUnavailable, match=message) as raised:
+        component(_inputs())
+
+    assert raised.value.__cause__ is error
+
+
+def test_a_bug_in_a_module_is_not_called_unavailable(backend: TorchBackend):
+    component = backend.load(SPEC, lambda: Failing(RuntimeError("shapes cannot be multiplied")))
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        component(_inputs())
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_stops_the_start(device: str):
+    with pytest.raises(ConfigurationError, match=rf"device '{device}' cannot be used on this machine: [^\n]+$"):
+        TorchBackend(device, "float32", threads=1)
+
+
+def test_the_settings_choose_device_precision_and_threads():
+    model = ModelSettings(id="m", family="flux_kontext", weights="w", precision="bfloat16", threads=2)
+
+    backend = load_backend(model)
+
+    assert (backend.device, backend.dtype, backend.batch_invariant) == (torch.device("cpu"), torch.bfloat16, False)
+    assert torch.get_num_threads() == 2
+
+
+def _inputs() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randn(2, 3, 8, 8, generator=generator)
+    return {"picture": picture, "ids": torch.arange(6).reshape(2, 3)}
