@@ -1,6 +1,7 @@
 """A tiny, real family: a small torch network that denoises, with hooks to stop it between steps and to make it fail.
 
-Rows are named `request_id:seed`; `calls` holds the names of the rows of every denoiser call, filler included.
+Rows are named `request_id:seed`; `calls` holds the names of the rows of every denoiser call, filler included, and
+`made` tells which rows something still holds on to.
 """
 
 import hashlib
@@ -114,6 +115,8 @@ class FakeFamily:
         self.encoded_prompts: list[str] = []
         self.encoded_images = 0
         self.final_latents: dict[str, bytes] = {}
+        self.decodes = 0
+        self.decodes_before_call: list[int] = []
         self.made: list[weakref.ref[torch.Tensor]] = []
         self._faults = faults
         self._step_gate = step_gate
@@ -146,7 +149,7 @@ class FakeFamily:
         self._jobs.append((job, seed))
         canvas = images[0]
         source = canvas + sum(image.mean() for image in images[1:])
-        generator = torch.Generator().manual_seed(seed % 2**63)
+        generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(canvas.shape, generator=generator)
         ticks = max(1, math.floor(job.steps * job.strength)) if job.steps else 0
         latents = (1 - job.strength) * canvas + job.strength * noise
@@ -183,6 +186,7 @@ class FakeFamily:
         sample.step += 1
 
     def decode(self, sample: Sample) -> Pixels:
+        self.decodes += 1
         row = _row(sample)
         self._fail_at("decode", self._jobs[row][0].prompt)
         self.final_latents[self._name(row)] = sample.latents.numpy().tobytes()
@@ -197,6 +201,7 @@ class FakeFamily:
     def _before_call(self, rows: list[int]) -> None:
         names = tuple(self._name(row) for row in rows)
         self.calls.append(names)
+        self.decodes_before_call.append(self.decodes)
         if self._step_gate:
             self._step_gate.arrive(names)
         for row in rows:

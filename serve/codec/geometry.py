@@ -11,6 +11,8 @@ AUTO_PIXELS = 1024 * 1024
 """Area that an output of size `auto` has at most, if the model can draw a side of that length."""
 MAX_ENLARGEMENT = 4.0
 """How many times longer a side of a reference may become; beyond it tokens are spent on pixels that say nothing."""
+MAX_REFERENCE_STRETCH = 4
+"""How many times longer a side of a reference may be than that of a square of the same area."""
 
 
 def cover(pixels: Pixels, size: Size) -> Pixels:
@@ -44,11 +46,11 @@ def fit_reference(pixels: Pixels, area: int, multiple: int) -> Pixels:
     """(h, w, 3) scaled (Lanczos) to about `area` pixels, its aspect kept, both sides multiples of `multiple`.
 
     Enlarged at most `MAX_ENLARGEMENT` times along a side. What the multiples leave over is cut off at the edges, so
-    that nothing is distorted; an aspect that `area` cannot hold at one multiple is cut as well.
+    that nothing is distorted; a side is at most `MAX_REFERENCE_STRETCH` times that of a square, and cut beyond it.
     """
     height, width = pixels.shape[:2]
     scale = min(math.sqrt(area / (width * height)), MAX_ENLARGEMENT)
-    longest = max(area // multiple, multiple)
+    longest = max(math.isqrt(area) * MAX_REFERENCE_STRETCH, multiple)
     sides = (_to_multiple(side * scale, multiple, multiple, longest) for side in (width, height))
     return cover(pixels, (next(sides), next(sides)))
 

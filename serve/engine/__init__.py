@@ -1,1 +1,1 @@
-"""Step-level batching: `scheduler` decides, `runner` computes, `engine` owns the thread and the futures."""
+"""Step-level batching: `scheduler` decides, `runner` computes, `ledger` knows where each job is, `engine` loops."""

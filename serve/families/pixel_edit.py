@@ -36,7 +36,7 @@ def load(weights: str, backend: Backend) -> "PixelEdit":
 
 
 class PixelEdit:
-    """The family's protocol over one checkpoint. Guidance above 1 adds a pass without prompt, which keeps the source."""
+    """The family over one checkpoint. Guidance above 1 adds a pass without a prompt, which keeps the source."""
 
     def __init__(self, folder: Path, text_encoder_class: str, backend: Backend) -> None:
         config = _read_json(folder / "denoiser" / "config.json")
@@ -71,7 +71,8 @@ class PixelEdit:
 
     def encode_image(self, pixels: Pixels) -> torch.Tensor:
         picture = torch.tensor(pixels, device=self._backend.device).permute(2, 0, 1)[None]
-        return pixels_to_latents(picture.float() / 127.5 - 1, self._patch_size).to(self._backend.dtype)
+        latents = pixels_to_latents(picture.float() / 127.5 - 1, self._patch_size).to(self._backend.dtype)
+        return latents.contiguous(memory_format=torch.channels_last)
 
     def begin(self, job: EditJob, texts: Sequence[TextEncoding], images: Sequence[torch.Tensor], seed: int) -> Sample:
         source = images[0]
@@ -149,5 +150,5 @@ def _denoiser_spec(config: dict[str, int], precision: DType) -> ComponentSpec:
             TensorSpec("text_mask", "int64", ("batch", length)),
         ),
         outputs=(TensorSpec("sample", precision, picture),),
-        axes=(Axis("batch", 1, 1, 64), Axis("height", 32, 128, 384), Axis("width", 32, 128, 384)),
+        axes=(Axis("batch", 1, 1, 64), Axis("height", 4, 128, 384), Axis("width", 4, 128, 384)),
     )

@@ -80,7 +80,8 @@ class PixelEditUNet(ModelMixin, ConfigMixin):
         text: (B, L, text_dim) encoder hidden states; text_mask: (B, L), true or 1 where there is a token.
         """
         condition = self.conditioning(self.text_pool(text, text_mask) + self.sigma_embedding(sigma))
-        x = self.inlet(torch.cat([latents, source], dim=1))
+        x = torch.cat([latents, source], dim=1).contiguous(memory_format=torch.channels_last)  # the norms' layout
+        x = self.inlet(x)
         skips: list[Tensor] = []
         for depth, blocks in enumerate(self.encoder):
             if depth > 0:
