@@ -21,12 +21,14 @@ from serve.codec import (
 )
 from serve.errors import ModelNotFound, UnsupportedParameter
 from serve.schema import EditRequest, parse
-from serve.settings import LimitSettings, Settings
+from serve.settings import LimitSettings, ModelSettings, Settings
 from serve.types import EditJob, ModelFacts, OutputFormat, Pixels, Size
 
 MAX_SEED = 2**64
 RANDOM_SEEDS = 2**53
 """Seeds that are drawn stay below the integers that JavaScript's JSON reads exactly."""
+SHOWN_CHARACTERS = 128
+"""Of an unknown model's name, which may be as long as the body; no known one is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,7 @@ def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str
     facts: by model id. Raises an InvalidRequest or ModelNotFound that names the parameter at fault.
     """
     request = parse(body)
-    model = settings.model(request.model or "")
-    if model is None:
-        raise ModelNotFound(f"the model {request.model!r} does not exist; see GET /v1/models", param="model")
+    model = served_model(request.model or "", settings)
     known = facts[model.id]
     _refuse_what_the_model_cannot(request, model.id, known)
     pictures = _decode_pictures(request, settings.limits)
@@ -76,6 +76,15 @@ def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str
     return PreparedEdit(
         model.id, None if strength == 0 else _job(request, request_id, pictures, mask, frame, strength, known), frame
     )
+
+
+def served_model(name: str, settings: Settings) -> ModelSettings:
+    """The model of that id or alias; an empty name is the default model. Raises ModelNotFound."""
+    model = settings.model(name)
+    if model is None:
+        shown = name[:SHOWN_CHARACTERS]
+        raise ModelNotFound(f"the model {shown!r} does not exist; see GET /v1/models", param="model")
+    return model
 
 
 def finish(frame: Frame, pictures: Sequence[Pixels] | None) -> list[bytes]:

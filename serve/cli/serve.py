@@ -4,8 +4,9 @@ import errno
 import os
 import shlex
 import socket
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,7 +66,7 @@ def _unusable(where: str, error: OSError) -> str:
     return f"{where} cannot be listened on: {os.strerror(error.errno or 0)}"
 
 
-def _run(settings: "Settings") -> NoReturn:
+def _run(settings: "Settings") -> None:
     models = ", ".join(model.id for model in settings.models)
     supervise(
         start=lambda: _start(settings),
@@ -87,35 +88,42 @@ def _start(settings: "Settings") -> None:
 
 
 def _stop() -> None:
-    import ray  # noqa: PLC0415  # As above.
-
     from serve.deployments import app  # noqa: PLC0415  # As above.
 
-    if ray.is_initialized():  # Ray Serve would start a Ray to shut it down.
-        app.stop()
+    app.stop()
 
 
 def welcome(server: "ServerSettings") -> str:
     """One screen: where the server is and what to paste to try it."""
     url = _url(server)
     picture = shlex.quote(_example())
+    elsewhere = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
     return f"""
-Retouch is ready at {url}; the playground is there, and the API's reference at {url}/docs.
+Retouch is ready at {url}; the API's reference is at {url}/docs.
 
-An edit, by the command line:
-  retouch edit {picture} "{PROMPT}" -o edited.png{"" if url == "http://127.0.0.1:8000" else f" --url {url}"}
+An edit by the command line:
+
+  {_command()} edit {picture} "{PROMPT}" --size 512x512 -o edited.png{elsewhere}
 
 by curl:
-  curl {url}/v1/images/edits -F image=@{picture} -F prompt="{PROMPT}"
 
-by Python and OpenAI's client (pip install openai):
-  from openai import OpenAI
-  client = OpenAI(base_url="{url}/v1", api_key="none")
-  edit = client.images.edit(image=open({_example()!r}, "rb"), prompt="{PROMPT}")
-  print(edit.data[0].url)
+  printf '{{"images": ["%s"], "prompt": "{PROMPT}", "size": "512x512"}}' "$(base64 < {picture} | tr -d '\\n')" |
+    curl -s {url}/v1/images/edits -H 'content-type: application/json' -d @-
 
-Ctrl-C stops it.
+by Python (the answer holds a link to the edited picture):
+
+  import base64, httpx
+  photo = base64.b64encode(open({_example()!r}, "rb").read()).decode()
+  body = {{"images": [photo], "prompt": "{PROMPT}", "size": "512x512"}}
+  print(httpx.post("{url}/v1/images/edits", json=body, timeout=120).json()["data"][0]["url"])
+
+Ctrl-C stops the server.
 """
+
+
+def _command() -> str:
+    """As this very command was called, which need not be on the PATH."""
+    return shlex.quote(os.path.relpath(sys.argv[0]) if os.sep in sys.argv[0] else "retouch")
 
 
 def _url(server: "ServerSettings") -> str:

@@ -19,9 +19,10 @@ from typing import NoReturn
 
 import psutil
 
-from serve.cli.console import Exit, Failure, say, working
+from serve.cli.console import Exit, Failure, working
 
 PR_SET_CHILD_SUBREAPER = 36
+STARTED = b"!"
 PATIENCE_S = 5.0
 """For processes that were asked to stop and are on their way out."""
 
@@ -32,11 +33,11 @@ def supervise(
     ready: Callable[[], None],
     starting: str,
     patience_s: float = PATIENCE_S,
-) -> NoReturn:
+) -> None:
     """Run `start` in a child, then `ready` here; wait for SIGINT, SIGTERM or SIGHUP, and run `stop` in the child.
 
     starting: what the terminal shows until then. A signal while `start` or `stop` runs ends the whole tree at once.
-    Exits with 0, with the code of the Failure that `start` or `stop` raised, or with 1 for any other exception.
+    Raises the Failure that `start` or `stop` raised, and one with the traceback for any other exception of theirs.
     """
     _adopt_orphans()
     _on_signal(_end_now)
@@ -46,12 +47,13 @@ def supervise(
     if started:
         _wait_for_signal(ready, child)
     with working("Stopping; Ctrl-C again stops at once") if started else nullcontext():
-        code = child.stop()
+        failure, code = child.stop()
         _on_signal(signal.SIG_IGN)
         end_descendants(patience_s)
     if code < 0:
         raise Failure(f"the server was ended by {signal.Signals(-code).name}", Exit.REFUSED)
-    sys.exit(code)
+    if failure:
+        raise Failure(failure, Exit(code))
 
 
 def end_descendants(patience_s: float) -> None:
@@ -64,7 +66,11 @@ def end_descendants(patience_s: float) -> None:
 
 
 class _Child:
-    """The process that runs the server. Its end closes `_status`; closing `_lifeline` tells it to stop."""
+    """The process that runs the server. Closing `_lifeline` tells it to stop.
+
+    It writes `STARTED` to `_status`, or nothing; then, past another byte, why it failed; its end closes the pipe. A
+    message of its own on the terminal would be lost under what this process shows there.
+    """
 
     def __init__(self, start: Callable[[], None], stop: Callable[[], None]) -> None:
         self._status, status = os.pipe()
@@ -80,39 +86,49 @@ class _Child:
         os.close(lifeline)
 
     def wait_until_started(self) -> bool:
-        """False when it ended instead."""
-        return os.read(self._status, 1) != b""
+        """False when it failed or ended instead."""
+        return os.read(self._status, 1) == STARTED
 
     def wait_until_ended(self, interrupt: int) -> None:
         """Or until there is something to read from the descriptor `interrupt`."""
         select.select([self._status, interrupt], [], [])
 
-    def stop(self) -> int:
-        """Its exit code; negative where a signal ended it."""
+    def stop(self) -> tuple[str, int]:
+        """Why it failed, empty where it did not, and its exit code, negative where a signal ended it."""
         os.close(self._lifeline)
-        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        with open(self._status, encoding="utf-8") as status:
+            failure = status.read()
+        return failure.strip(), os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
 
 def _run(start: Callable[[], None], stop: Callable[[], None], status: int, lifeline: int) -> NoReturn:
     """The child's life. It ends past Ray's exit hooks: `stop` has done their work."""
-    code = 1
+    code = int(Exit.REFUSED)
     try:
         try:
             start()
-            os.write(status, b"!")
+            os.write(status, STARTED)
             os.read(lifeline, 1)
         finally:
+            _leave_the_terminal()
             stop()
         code = 0
     except Failure as failure:
-        say(f"retouch: {failure}")
+        os.write(status, f"\n{failure}".encode())
         code = failure.code
-    except Exception:  # noqa: BLE001  # The child's last words; its exit code tells the parent.
-        traceback.print_exc()
+    except Exception:  # noqa: BLE001  # The parent tells it.
+        os.write(status, f"\nthe server failed:\n{traceback.format_exc()}".encode())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _leave_the_terminal() -> None:
+    """Ray tells of its own actors' end as if it were a failure; what really fails goes through the status pipe."""
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
 
 
 def _wait_for_signal(ready: Callable[[], None], child: _Child) -> None:

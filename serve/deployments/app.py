@@ -59,8 +59,9 @@ def start(settings: Settings) -> None:
 
     Raises ConfigurationError when a model cannot be loaded.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     app = application(settings)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
         address="local",
         num_cpus=_cpus(settings),
@@ -82,8 +83,9 @@ def start(settings: Settings) -> None:
 
 def stop() -> None:
     """End the application and the Ray that `start` started, with all their processes."""
-    ray_serve.shutdown()
-    ray.shutdown()
+    if ray.is_initialized():
+        ray_serve.shutdown()
+        ray.shutdown()
 
 
 def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:

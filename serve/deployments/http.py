@@ -157,7 +157,10 @@ class BodyBudget:
 
 
 def require_json(request: Request) -> None:
-    """Raises UnsupportedMediaType unless the body is declared as JSON, in UTF-8."""
+    """Raises UnsupportedMediaType unless the body is declared as JSON, in UTF-8 and not compressed."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise UnsupportedMediaType(f"the body's content-encoding is {coding[:80]}; this server takes none")
     found = request.headers.get("content-type", "")
     media_type, _, parameters = found.partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')

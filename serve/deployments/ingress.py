@@ -15,7 +15,8 @@ from serve.deployments.codec import Answer, Ticket
 from serve.deployments.editor import Edited
 from serve.deployments.http import BodyBudget, Edge, install_error_handlers, require_json
 from serve.deployments.logs import adopt_serve_logging
-from serve.errors import BackendUnavailable, EditError, ModelNotFound
+from serve.errors import BackendUnavailable, EditError, NotFound
+from serve.prepare import served_model
 from serve.schema import EditResponse, ErrorBody, ModelBody, ModelList, request_schema
 from serve.settings import Settings
 from serve.storage import LocalStore
@@ -25,23 +26,34 @@ READY_TIMEOUT_S = 5.0
 ERROR_STATUSES = (400, 404, 405, 408, 413, 415, 429, 500, 503)
 NOTHING_DRAWN = Usage(text_tokens=0, image_tokens=0, output_tokens=0)
 
-api = FastAPI(
-    title="Retouch",
-    description="Edit pictures by instruction, on your own GPUs.",
-    version="1",
-    redirect_slashes=False,  # an address that is not in the contract is a 404, and no redirect that sends the body twice
-)
-install_error_handlers(api)
-api.add_middleware(Edge)
+EDITS_ROUTE = "/v1/images/edits"
 
-
-_EDIT_BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}
-}
+_EDIT_BODY: dict[str, Any] = {"required": True, "content": {"application/json": {"schema": request_schema()}}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": EditResponse},
     **{status: {"model": ErrorBody} for status in ERROR_STATUSES},
 }
+
+
+class Api(FastAPI):
+    """The routes, and their description with the edit's schema to the letter."""
+
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI itself would round the bounds of integers to floats, and drop defaults that are null."""
+        document = super().openapi()
+        document["paths"][EDITS_ROUTE]["post"]["requestBody"] = _EDIT_BODY
+        return document
+
+
+api = Api(
+    title="Retouch",
+    description="Edit pictures by instruction, on your own GPUs.",
+    version="1",
+    redirect_slashes=False,  # an unknown address is a 404, not a redirect that sends the body twice
+    responses={"default": {"model": ErrorBody}},
+)
+install_error_handlers(api)
+api.add_middleware(Edge)
 
 
 # Ray copies `api` here, so its handlers see only the names that are defined above.
@@ -60,7 +72,8 @@ class Ingress:
         started = int(time.time())
         self._settings = settings
         self._models = {
-            model.id: ModelBody.of(model.id, model.aliases, facts[model.id], started) for model in settings.models
+            model.id: ModelBody.of(model.id, model.family, model.aliases, facts[model.id], started)
+            for model in settings.models
         }
         self._codec = codec
         self._editors = editors
@@ -68,7 +81,7 @@ class Ingress:
         self._bodies = BodyBudget(settings.limits)
         self._typical_edit_s = 1.0
 
-    @api.post("/v1/images/edits", openapi_extra=_EDIT_BODY, responses=_ANSWERS)
+    @api.post(EDITS_ROUTE, responses=_ANSWERS)
     async def edit(self, request: Request) -> Response:
         """Edit pictures by an instruction, under a mask if one is given."""
         limit_s = self._settings.limits.request_timeout_s
@@ -89,10 +102,9 @@ class Ingress:
     @api.get("/v1/models/{name:path}")
     async def model(self, name: str) -> ModelBody:
         """One model, by id or alias."""
-        found = self._settings.model(name)
-        if not name or found is None:
-            raise ModelNotFound(f"the model {name!r} does not exist; see GET /v1/models", param="model")
-        return self._models[found.id]
+        if not name:
+            raise NotFound("there is nothing at /v1/models/")
+        return self._models[served_model(name, self._settings).id]
 
     @api.get("/v1/files/{name:path}", response_class=Response)
     async def file(self, name: str, expires: str = "", signature: str = "") -> Response:

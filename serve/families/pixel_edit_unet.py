@@ -71,7 +71,7 @@ class PixelEditUNet(ModelMixin, ConfigMixin):
         self.middle = nn.ModuleList(ResidualBlock(channels[-1], conditioning_dim) for _ in range(middle_blocks))
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.decoder = nn.ModuleList(level(width) for width in channels)
-        self.outlet = ColourAndResidualHead(channels[0], latent_channels)
+        self.outlet = ColourAndResidualHead(channels[0], latent_channels, conditioning_dim)
 
     def forward(self, latents: Tensor, source: Tensor, sigma: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """The predicted clean latents (B, C, h, w).
@@ -93,7 +93,7 @@ class PixelEditUNet(ModelMixin, ConfigMixin):
             x = _through(self.decoder[depth], x + skips[depth], condition)
             if depth > 0:
                 x = self.up[depth - 1](x)
-        return self.outlet(x, source)
+        return self.outlet(x, source, condition)
 
 
 class TextPool(nn.Module):
@@ -172,18 +172,27 @@ class GlobalContext(nn.Module):
 
 
 class ColourAndResidualHead(nn.Module):
-    """Source plus change: a 3x4 colour transform a cell, applied to its pixels, and a free residual."""
+    """Source plus change: a 3x4 colour transform a cell, applied to its pixels, and a free residual.
 
-    def __init__(self, width: int, latent_channels: int) -> None:
+    The condition also reaches the transform directly: most tone edits are nearly the same for the whole picture.
+    """
+
+    def __init__(self, width: int, latent_channels: int, conditioning_dim: int) -> None:
         super().__init__()
+        outputs = RGB * (RGB + 1) + latent_channels
         self.norm = ChannelNorm(width)
-        self.change = nn.Conv2d(width, RGB * (RGB + 1) + latent_channels, 3, padding=1)
-        nn.init.zeros_(self.change.weight)
-        nn.init.zeros_(_bias(self.change))
+        self.film = nn.Linear(conditioning_dim, 2 * width)
+        self.change = nn.Conv2d(width, outputs, 3, padding=1)
+        self.whole_picture = nn.Linear(conditioning_dim, outputs)
+        for layer in (self.film, self.change, self.whole_picture):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(_bias(layer))
 
-    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, condition: Tensor) -> Tensor:
         """x (B, width, h, w) features, source (B, C, h, w) clean latents to the predicted latents (B, C, h, w)."""
-        change = self.change(self.norm(x)).to(source.dtype)
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
+        local = self.change(self.norm(x) * (1 + scale) + shift)
+        change = (local + self.whole_picture(condition)[:, :, None, None]).to(source.dtype)
         gains, offsets, residual = change.split([RGB * RGB, RGB, source.shape[1]], dim=1)
         pixels = source.unflatten(1, (RGB, -1))  # (B, 3, patch^2, h, w): pixel_unshuffle keeps a colour together
         toned = sum(
@@ -198,6 +207,6 @@ def _through(blocks: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
     return x
 
 
-def _bias(convolution: nn.Conv2d) -> Tensor:
-    assert convolution.bias is not None
-    return convolution.bias
+def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias

@@ -106,6 +106,7 @@ class ModelBody(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "retouch"
+    family: str
     aliases: list[str]
     sizes: list[SizeName]
     max_images: int
@@ -114,13 +115,14 @@ class ModelBody(BaseModel):
     ranges: dict[str, FieldRange]
 
     @classmethod
-    def of(cls, model_id: str, aliases: Sequence[str], facts: ModelFacts, created: int) -> Self:
+    def of(cls, model_id: str, family: str, aliases: Sequence[str], facts: ModelFacts, created: int) -> Self:
         """created: Unix seconds at which the model became ready to serve."""
         refused = {"stream", "partial_images"} | (set[str]() if facts.has_guidance else {"guidance_scale"})
         fields = [name for name in EditRequest.model_fields if name not in refused]
         return cls(
             id=model_id,
             created=created,
+            family=family,
             aliases=list(aliases),
             sizes=list(SIZES),
             max_images=facts.max_images,

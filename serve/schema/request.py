@@ -26,7 +26,7 @@ empty arrays would take minutes and gigabytes to parse."""
 SizeName = Literal["256x256", "512x512", "1024x1024", "auto"]
 SIZES: tuple[SizeName, ...] = ("256x256", "512x512", "1024x1024", "auto")
 
-_TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgaGAAAAEEAIHzkG1yAAAAAElFTkSuQmCC"
+_TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgaGAAAAEEAIFw9selAAAAAElFTkSuQmCC"
 _EXAMPLE: JsonValue = {"images": [_TINY_PNG], "prompt": "make the sky a warm sunset", "size": "512x512", "seed": 7}
 _PNG_IS_LOSSLESS: JsonValue = {
     "if": {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},

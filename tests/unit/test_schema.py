@@ -408,7 +408,7 @@ def facts(*, has_guidance: bool) -> ModelFacts:
 
 
 def test_a_model_is_listed_in_openais_shape_with_what_it_adds():
-    listed = ModelBody.of("tiny", ["t"], facts(has_guidance=True), created=5)
+    listed = ModelBody.of("tiny", "pixel_edit", ["t"], facts(has_guidance=True), created=5)
     assert ModelList(data=[listed]).model_dump()["object"] == "list"
     assert Model.model_validate(listed.model_dump(), strict=True).id == "tiny"
     assert listed.sizes == ["256x256", "512x512", "1024x1024", "auto"]
@@ -424,6 +424,6 @@ def test_a_model_is_listed_in_openais_shape_with_what_it_adds():
 
 
 def test_a_model_lists_only_the_fields_that_it_honours():
-    without = ModelBody.of("tiny", [], facts(has_guidance=False), created=5)
+    without = ModelBody.of("tiny", "pixel_edit", [], facts(has_guidance=False), created=5)
     assert set(EditRequest.model_fields) - set(without.fields) == {"stream", "partial_images", "guidance_scale"}
     assert "guidance_scale" not in without.ranges

@@ -33,6 +33,7 @@ def come_to(moment):
     print(moment, flush=True)
     if moment + " hangs" in sys.argv: threading.Event().wait(600)
     if moment + " aborts" in sys.argv: os.abort()
+    if moment + " divides by zero" in sys.argv: 1 / 0
     if moment + " fails" in sys.argv: raise Failure("no weights", Exit.ADDRESS)
 
 def start():
@@ -40,7 +41,11 @@ def start():
     begin(ORPHAN)
     come_to("start")
 
-supervise(start, lambda: come_to("stop"), lambda: print("ready", os.getpid(), flush=True), "Starting", patience_s=0.2)
+def ready():
+    print("ready", os.getpid(), flush=True)
+
+try: supervise(start, lambda: come_to("stop"), ready, "Starting", patience_s=0.2)
+except Failure as failure: sys.exit(f"{failure.code}: {failure}")
 """
 
 
@@ -100,9 +105,9 @@ def test_a_signal_while_the_server_starts_ends_it_with_every_process(number: sig
 
 def test_a_start_that_fails_is_cleared_away_and_told_with_its_exit_code():
     with server("start fails") as (process, printed, begun):
-        assert process.wait(60) == 3
+        assert process.wait(60) == 1
         assert printed.read() == "stop\n"
-        assert errors(process) == "Starting\nretouch: no weights\n"
+        assert errors(process) == "Starting\n3: no weights\n"
         assert alive(begun) == []
 
 
@@ -110,7 +115,17 @@ def test_a_stop_that_fails_leaves_no_process_either():
     with server("stop fails") as (process, printed, begun):
         printed.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 3
+        assert process.wait(60) == 1
+        assert "3: no weights\n" in errors(process)
+        assert alive(begun) == []
+
+
+def test_an_error_that_nobody_foresaw_is_told_with_its_traceback():
+    with server("start divides by zero") as (process, _, begun):
+        assert process.wait(60) == 1
+        told = errors(process)
+        assert "1: the server failed:\nTraceback" in told
+        assert "ZeroDivisionError" in told
         assert alive(begun) == []
 
 
@@ -118,7 +133,7 @@ def test_a_server_that_dies_while_it_starts_leaves_no_process():
     with server("start aborts") as (process, printed, begun):
         assert process.wait(60) == 1
         assert printed.read() == ""
-        assert "was ended by SIGABRT" in errors(process)
+        assert "1: the server was ended by SIGABRT" in errors(process)
         assert alive(begun) == []
 
 
@@ -129,7 +144,7 @@ def test_a_server_that_dies_while_it_runs_leaves_no_process():
         assert below is not None
         below.kill()
         assert process.wait(60) == 1
-        assert "was ended by SIGKILL" in errors(process)
+        assert "1: the server was ended by SIGKILL" in errors(process)
         assert alive(begun) == []
 
 
