@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from serve.errors import ConfigurationError
 
 ENV_PREFIX = "RETOUCH_"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 EMBEDDED_CHECKPOINT = Path(__file__).parent.parent / "embedded_model" / "checkpoint"
 MIB = 2**20
 
@@ -138,11 +139,13 @@ class Settings(BaseSettings):
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of the YAML file at `path` (none: all defaults), then `overrides`, then the environment.
+    """The settings of the YAML file at `path`, then `overrides`, then the environment.
 
+    Without a path the file is what RETOUCH_CONFIG names; without that as well, everything has its default.
     Raises ConfigurationError: the file cannot be read, or a key is unknown or its value refused.
     """
     _refuse_unknown_variables(os.environ)
+    path = path or (Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else None)
     values = _read(path) if path else {}
     for section, changes in (overrides or {}).items():
         values[section] = _merged(values.get(section, {}), changes)
@@ -189,7 +192,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """pydantic-settings passes over variables that match no field, so that a typo would change nothing in silence."""
     for name in environment:
-        if not name.upper().startswith(ENV_PREFIX):
+        if name == CONFIG_VARIABLE or not name.upper().startswith(ENV_PREFIX):
             continue
         first = name[len(ENV_PREFIX) :].split("__")[0].lower()
         if first not in Settings.model_fields:

@@ -1,7 +1,8 @@
 """The Ray Serve application, bound from the configuration, and its life on one machine.
 
-`serve run serve.deployments.app:build config=retouch.yaml` and a Serve config file whose `args` hold `config`, or the
-configuration's own keys, deploy the same application to any Ray cluster.
+On any Ray cluster `serve run serve.deployments.app:build config=retouch.yaml` deploys the same application, as does a
+Serve config file whose `args` hold `config` or the configuration's own keys. `serve build` writes such a file for
+`serve.deployments.app:configured`, the application of the file that RETOUCH_CONFIG names.
 """
 
 import logging
@@ -54,6 +55,13 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     return application(load(Path(path) if path else None, args))
 
 
+def __getattr__(name: str) -> ray_serve.Application:
+    """`configured`, made when it is asked for, so that importing this module reads no configuration."""
+    if name == "configured":
+        return application(load())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def start(settings: Settings) -> None:
     """Start Ray on this machine and run the application until every model is ready.
 
@@ -78,7 +86,7 @@ def start(settings: Settings) -> None:
     try:
         ray_serve.run(app, name=APPLICATION, route_prefix="/", logging_config=logging_config)
     except RuntimeError as error:
-        raise ConfigurationError(_why_deployment_failed(str(error))) from None
+        raise ConfigurationError(_why_deployment_failed(error)) from None
 
 
 def stop() -> None:
@@ -106,7 +114,9 @@ def _cpus(settings: Settings) -> int:
     return max(os.cpu_count() or 1, int(models + front) + 1)
 
 
-def _why_deployment_failed(message: str) -> str:
-    """Ray reports a failed constructor as text with a traceback in it; the last line that names our error says why."""
-    reasons = re.findall(r"ConfigurationError: (.+)", message)
-    return reasons[-1].strip() if reasons else f"the application did not start: {message.strip()[-500:]}"
+def _why_deployment_failed(error: RuntimeError) -> str:
+    """Ray tells a failed constructor as text with a traceback in it; the last line that names our error says why."""
+    deployments = ray_serve.status().applications[APPLICATION].deployments.values()
+    told = "\n".join(deployment.message for deployment in deployments)
+    reasons = re.findall(r"ConfigurationError: (.+)", told)
+    return reasons[-1].strip() if reasons else f"the application did not start: {error} {told}".strip()

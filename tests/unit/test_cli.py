@@ -315,9 +315,9 @@ def test_a_host_that_is_not_this_machine_stops_the_start(run: Terminal):
 )
 def test_the_screen_when_ready_names_an_address_that_can_be_called(host: str, url: str):
     screen = welcome(ServerSettings(host=host, port=8080))
-    assert f"curl {url}/v1/images/edits" in screen
+    assert f"curl -s {url}/v1/images/edits" in screen
     assert f"--url {url}" in screen
-    assert f'base_url="{url}/v1"' in screen
+    assert f'httpx.post("{url}/v1/images/edits"' in screen
 
 
 def test_help_needs_neither_ray_nor_torch():

@@ -190,3 +190,13 @@ def test_settings_reach_other_processes_as_they_are(file: Path, monkeypatch: pyt
 
 def pickled(settings: Settings) -> Settings:
     return pickle.loads(pickle.dumps(settings))
+
+
+def test_the_variable_config_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "retouch.yaml"
+    file.write_text("server: {port: 8080}")
+    monkeypatch.setenv("RETOUCH_CONFIG", str(file))
+    assert load().server.port == 8080
+    other = tmp_path / "other.yaml"
+    other.write_text("server: {port: 9090}")
+    assert load(other).server.port == 9090
