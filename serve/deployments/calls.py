@@ -18,18 +18,29 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def answered(call: DeploymentResponse[Any] | DeploymentResponseGenerator[Any]) -> Any:
-    """The deployment's answer, with Ray's errors translated. A caller that leaves cancels the call."""
-    response = cast(DeploymentResponse[Any], call)
+Call = DeploymentResponse[Any] | DeploymentResponseGenerator[Any]
+
+
+async def answered(call: Call, *before: Call) -> Any:
+    """The deployment's answer, with Ray's errors translated.
+
+    before: calls whose responses this one was given. A caller that leaves cancels them all.
+    """
     try:
-        result = await response
+        result = await cast(DeploymentResponse[Any], call)
     except asyncio.CancelledError:
-        response.cancel()
+        for one in (call, *before):
+            one.cancel()
         raise
     except BackPressureError as error:
         raise Overloaded("the queue is full", retry_after_s=error.retry_after_s or 1) from None
     except (RayError, RayServeException) as error:
         raise _unavailable_or_bug(error) from error
+    return succeeded(result)
+
+
+def succeeded(result: T | EditError) -> T:
+    """The result of a call; raises it where it is an error."""
     if isinstance(result, EditError):
         raise result
     return result

@@ -6,45 +6,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import pybase64
-import ray
 
-from serve.deployments.calls import refusals_as_results
+from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.logs import adopt_serve_logging
+from serve.deployments.messages import Answer, Edited, Prepared, Ticket
 from serve.errors import EditError
 from serve.prepare import Frame, finish, prepare
 from serve.schema import EditResponse, ImageItem, TokenUsage
 from serve.settings import Settings
 from serve.storage import LocalStore
-from serve.types import EditJob, ModelFacts, Pixels, Usage
+from serve.types import ModelFacts, Usage
 
 logger = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 60.0
+NOTHING_DRAWN = Edited(pictures=(), usage=Usage(text_tokens=0, image_tokens=0, output_tokens=0), timings_ms={})
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A request past validation, small enough to pass through the ingress: its pixels stay in the object store.
-
-    job: reference to the `EditJob`, or None where nothing is left to draw. frame: reference to the `Frame`.
-    """
-
-    model: str
-    job: ray.ObjectRef[EditJob] | None
-    frame: ray.ObjectRef[Frame]
-    decode_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """body: the JSON of an `EditResponse`, ready to send."""
-
-    body: bytes
-    png_ms: float
 
 
 class Codec:
@@ -59,47 +38,47 @@ class Codec:
         threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True).start()
 
     @refusals_as_results
-    async def prepare(self, body: bytes, request_id: str) -> Ticket:
+    async def prepare(self, body: bytes, request_id: str) -> Prepared:
         """Validate and decode a JSON body. Raises an EditError that names the parameter at fault."""
         return await self._in_thread(lambda: self._prepare(body, request_id))
 
     @refusals_as_results
-    async def finish(
-        self, frame: Frame, pictures: tuple[Pixels, ...] | None, model: str, usage: Usage, base_url: str
-    ) -> Answer:
-        """Compose, encode and store. frame and pictures come by reference."""
-        return await self._in_thread(lambda: self._finish(frame, pictures, model, usage, base_url))
+    async def ticket(self, prepared: Prepared | EditError) -> Ticket:
+        """The little that the ingress reads of what `prepare` has answered; raises what that was refused with."""
+        edit = succeeded(prepared).edit
+        return Ticket(edit.model, draws=edit.job is not None)
+
+    @refusals_as_results
+    async def finish(self, prepared: Prepared, edited: Edited | EditError | None, base_url: str) -> Answer:
+        """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
+        drawn = succeeded(edited)
+        return await self._in_thread(lambda: self._finish(prepared, drawn, base_url))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _prepare(self, body: bytes, request_id: str) -> Ticket:
+    def _prepare(self, body: bytes, request_id: str) -> Prepared:
         started = time.monotonic()
         edit = prepare(body, request_id, self._settings, self._facts)
-        return Ticket(
-            model=edit.model,
-            job=None if edit.job is None else ray.put(edit.job),
-            frame=ray.put(edit.frame),
-            decode_ms=(time.monotonic() - started) * 1e3,
-        )
+        return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
 
-    def _finish(
-        self, frame: Frame, pictures: tuple[Pixels, ...] | None, model: str, usage: Usage, base_url: str
-    ) -> Answer:
+    def _finish(self, prepared: Prepared, edited: Edited | None, base_url: str) -> Answer:
         started = time.monotonic()
-        files = finish(frame, pictures)
-        items = [self._item(data, frame, i, base_url) for i, data in enumerate(files)]
+        frame = prepared.edit.frame
+        drawn = edited or NOTHING_DRAWN
+        files = finish(frame, edited and edited.pictures)
         width, height = frame.size
         answer = EditResponse(
             created=int(time.time()),
-            model=model,
+            model=prepared.edit.model,
             size=f"{width}x{height}",
             output_format=frame.output_format,
-            data=items,
-            usage=TokenUsage.of(usage),
+            data=[self._item(data, frame, i, base_url) for i, data in enumerate(files)],
+            usage=TokenUsage.of(drawn.usage),
         )
         body = answer.model_dump_json().encode()
-        return Answer(body, (time.monotonic() - started) * 1e3)
+        png_ms = (time.monotonic() - started) * 1e3
+        return Answer(body, {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms})
 
     def _item(self, data: bytes, frame: Frame, i: int, base_url: str) -> ImageItem:
         if frame.by_url:

@@ -1,29 +1,16 @@
 """The deployment that owns a model: one engine a replica, one deployment a model."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-import ray
 
 from serve.backends import load_backend
 from serve.deployments.calls import refusals_as_results
 from serve.deployments.logs import adopt_serve_logging
+from serve.deployments.messages import Edited, Prepared
 from serve.engine.engine import Engine, EngineStats
 from serve.families import load_family
 from serve.settings import ModelSettings
-from serve.types import EditJob, Pixels, Usage
 
 DRAIN_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Edited:
-    """An edit that has run. pictures: a reference to the tuple of (H, W, 3) arrays, which stay in the object store."""
-
-    pictures: ray.ObjectRef[tuple[Pixels, ...]]
-    usage: Usage
-    timings_ms: Mapping[str, float]
 
 
 class Editor:
@@ -42,16 +29,17 @@ class Editor:
         self._engine.start()
 
     @refusals_as_results
-    async def edit(self, job: EditJob) -> Edited:
-        """Run one job, which comes by reference: its arrays are read-only views of the object store."""
+    async def edit(self, prepared: Prepared) -> Edited:
+        """Run the job of a request that draws. Its arrays are read-only views of the object store."""
+        job = prepared.edit.job
+        assert job is not None
         future = self._engine.submit(job)
         try:
             result = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             self._engine.cancel(job.request_id)
             raise
-        pictures = await asyncio.to_thread(ray.put, result.images)
-        return Edited(pictures, result.usage, result.timings_ms)
+        return Edited(result.images, result.usage, result.timings_ms)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()

@@ -10,21 +10,19 @@ from fastapi import FastAPI, Request, Response
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
-from serve.deployments.calls import answered, deadline
-from serve.deployments.codec import Answer, Ticket
-from serve.deployments.editor import Edited
+from serve.deployments.calls import Call, answered, deadline
 from serve.deployments.http import BodyBudget, Edge, install_error_handlers, require_json
 from serve.deployments.logs import adopt_serve_logging
+from serve.deployments.messages import Answer, Ticket
 from serve.errors import BackendUnavailable, EditError, NotFound
 from serve.prepare import served_model
 from serve.schema import EditResponse, ErrorBody, ModelBody, ModelList, request_schema
 from serve.settings import Settings
 from serve.storage import LocalStore
-from serve.types import ModelFacts, Usage
+from serve.types import ModelFacts
 
 READY_TIMEOUT_S = 5.0
 ERROR_STATUSES = (400, 404, 405, 408, 413, 415, 429, 500, 503)
-NOTHING_DRAWN = Usage(text_tokens=0, image_tokens=0, output_tokens=0)
 
 EDITS_ROUTE = "/v1/images/edits"
 
@@ -59,7 +57,7 @@ api.add_middleware(Edge)
 # Ray copies `api` here, so its handlers see only the names that are defined above.
 @ray_serve.ingress(api)  # pyright: ignore[reportUntypedClassDecorator]
 class Ingress:
-    """Pixels never pass through here: the codec and the editors hand each other references."""
+    """Pixels never pass through here: responses are handed on to the next call, and not awaited."""
 
     def __init__(
         self,
@@ -87,11 +85,10 @@ class Ingress:
         limit_s = self._settings.limits.request_timeout_s
         async with self._bodies.admit(self._typical_edit_s), deadline(limit_s):
             started = time.monotonic()
-            ticket = await self._prepare(request)
-            edited = await self._draw(ticket)
-            answer = await self._finish(ticket, edited, request)
+            prepared, ticket = await self._prepare(request)
+            answer = await self._answer(prepared, ticket, request)
             self._typical_edit_s = time.monotonic() - started
-        headers = {"server-timing": self._server_timing(ticket, edited, answer)}
+        headers = {"server-timing": self._server_timing(answer)}
         return Response(answer.body, media_type="application/json", headers=headers)
 
     @api.get("/v1/models")
@@ -129,34 +126,29 @@ class Ingress:
                 raise BackendUnavailable(f"the model {name} is not ready", retry_after_s=5) from None
         return {"status": "ready"}
 
-    async def _prepare(self, request: Request) -> Ticket:
+    async def _prepare(self, request: Request) -> tuple[Call, Ticket]:
         require_json(request)
         # Two callers may send the same x-request-id; the engine cancels by this id, which is ours alone.
         job_id = f"{request.state.request_id}/{secrets.token_hex(8)}"
         async with self._bodies.read(request) as body:
-            return await answered(self._codec.prepare.remote(body, job_id))
+            prepared = self._codec.prepare.remote(body, job_id)
+            return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
 
-    async def _draw(self, ticket: Ticket) -> Edited | None:
-        """Run the job; once more on another replica where the first has died, since an edit has no side effect."""
-        if ticket.job is None:
-            return None
-        editor = self._editors[ticket.model]
+    async def _answer(self, prepared: Call, ticket: Ticket, request: Request) -> Answer:
+        """Draw and finish; once more on other replicas where one has died, since an edit has no side effect."""
+        base_url = (self._settings.server.public_url or str(request.base_url)).rstrip("/")
         try:
-            return await answered(editor.edit.remote(ticket.job))
+            return await self._draw_and_finish(prepared, ticket, base_url)
         except BackendUnavailable:
-            return await answered(editor.edit.remote(ticket.job))
+            return await self._draw_and_finish(prepared, ticket, base_url)
 
-    async def _finish(self, ticket: Ticket, edited: Edited | None, request: Request) -> Answer:
-        pictures = None if edited is None else edited.pictures
-        usage = NOTHING_DRAWN if edited is None else edited.usage
-        base_url = self._settings.server.public_url or str(request.base_url)
-        return await answered(
-            self._codec.finish.remote(ticket.frame, pictures, ticket.model, usage, base_url.rstrip("/"))
-        )
+    async def _draw_and_finish(self, prepared: Call, ticket: Ticket, base_url: str) -> Answer:
+        if not ticket.draws:
+            return await answered(self._codec.finish.remote(prepared, None, base_url))
+        edited = self._editors[ticket.model].edit.remote(prepared)
+        return await answered(self._codec.finish.remote(prepared, edited, base_url), edited)
 
     @staticmethod
-    def _server_timing(ticket: Ticket, edited: Edited | None, answer: Answer) -> str:
-        drawn: Mapping[str, float] = {} if edited is None else edited.timings_ms
-        durations = {**drawn, "decode": ticket.decode_ms, "png": answer.png_ms}
+    def _server_timing(answer: Answer) -> str:
         order = ("queue", "decode", "encode", "denoise", "vae", "png")
-        return ", ".join(f"{name};dur={durations.get(name, 0.0):.1f}" for name in order)
+        return ", ".join(f"{name};dur={answer.timings_ms.get(name, 0.0):.1f}" for name in order)

@@ -1,0 +1,46 @@
+"""What the deployments hand each other.
+
+`Prepared` and `Edited` hold pixels. Each is the whole result of a call, and the ingress passes that call's response on
+without awaiting it, so that it owns the object and never holds its bytes. References *inside* a result would not do: a
+handle's calls are streaming generators, and Ray may free what their items refer to before the receiver has seen them
+(ray-project/ray#58080).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serve.prepare import PreparedEdit
+from serve.types import Pixels, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request past validation, from the codec."""
+
+    edit: PreparedEdit
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What the ingress needs to know of a `Prepared`. draws: whether anything is left for the model to do."""
+
+    model: str
+    draws: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """An edit that has run, from the editor. pictures: (H, W, 3), one a seed."""
+
+    pictures: tuple[Pixels, ...]
+    usage: Usage
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """body: the JSON of an `EditResponse`, ready to send. timings_ms: of every stage that ran, by its name."""
+
+    body: bytes
+    timings_ms: Mapping[str, float]

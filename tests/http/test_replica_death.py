@@ -1,0 +1,42 @@
+"""A process of the server dies in the middle of its work: nobody's request is lost or hangs, and the rest goes on."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from serve.engine.engine import EngineStats
+from tests.http.api import draw, drawing_request, files, post, refusal
+from tests.http.conftest import KONTEXT, TINY
+from tests.http.processes import replicas
+from tests.http.test_life import eventually
+
+STEPS = 20
+
+
+@pytest.mark.parametrize("deployment", [f"editor-{KONTEXT}", "codec"])
+def test_a_replica_that_is_killed_costs_no_request(
+    http: httpx.Client, engine_stats: Callable[[str], EngineStats], deployment: str
+) -> None:
+    expected = {seed: draw(http, model=KONTEXT, num_inference_steps=STEPS, seed=seed) for seed in (1, 2)}
+    before = engine_stats(KONTEXT)
+    (victim,) = replicas(deployment)
+    bodies = [drawing_request(model=KONTEXT, num_inference_steps=STEPS, seed=seed) for seed in expected]
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        pending = [threads.submit(post, http, body) for body in bodies]
+        eventually(lambda: engine_stats(KONTEXT).row_steps > before.row_steps)
+        victim.kill()
+        answers = [one.result() for one in pending]
+    for answer, drawn in zip(answers, expected.values(), strict=True):
+        if answer.status_code == 200:
+            assert files(answer) == drawn
+        else:
+            assert refusal(answer) == (503, "server_error", "backend_unavailable", None)
+            assert answer.headers["x-should-retry"] == "true"
+            assert int(answer.headers["retry-after"]) >= 1
+    eventually(lambda: http.get("/readyz").status_code == 200)
+    eventually(lambda: post(http, bodies[0]).status_code == 200)
+    assert draw(http, model=KONTEXT, num_inference_steps=STEPS, seed=1) == expected[1]
+    assert [process.pid for process in replicas(deployment)] != [victim.pid]
+    assert len(draw(http, model=TINY)) == 1
