@@ -73,7 +73,6 @@ def _in_process(engine: Engine, settings: Settings, body: dict[str, object], see
 
 
 def _engine() -> tuple[Engine, Settings]:
-    # As in the server, less the cache: the same picture comes again in every turn, and both must encode it.
     model = embedded_model()
     backend = load_backend(model)
     engine = Engine(

@@ -53,11 +53,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class PreparedEdit:
-    """model: the id, aliases resolved. job is None where strength is 0: the answer is then the canvas itself."""
+    """model: the id, aliases resolved. job is None where strength is 0: the answer is then the canvas itself.
+
+    caller: the request's `user` and `safety_identifier`, for the log.
+    """
 
     model: str
     job: EditJob | None
     frame: Frame
+    caller: tuple[str | None, str | None]
 
 
 def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
@@ -73,9 +77,8 @@ def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str
     mask = _decode_mask(request, pictures[0], settings.limits)
     frame = _frame(request, pictures[0], mask, known)
     strength = known.default_strength if request.strength is None else request.strength
-    return PreparedEdit(
-        model.id, None if strength == 0 else _job(request, request_id, pictures, mask, frame, strength, known), frame
-    )
+    job = None if strength == 0 else _job(request, request_id, pictures, mask, frame, strength, known)
+    return PreparedEdit(model.id, job, frame, caller=(request.user, request.safety_identifier))
 
 
 def served_model(name: str, settings: Settings) -> ModelSettings:

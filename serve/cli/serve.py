@@ -12,12 +12,13 @@ import typer
 
 from serve.cli.console import Exit, Failure
 from serve.cli.supervise import supervise
-from serve.errors import ConfigurationError, EditError
+from serve.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from serve.settings import ServerSettings, Settings
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+LOGS = "/tmp/ray/session_latest/logs/serve"
 PROMPT = "make it black and white"
 
 
@@ -83,8 +84,6 @@ def _start(settings: "Settings") -> None:
         app.start(settings)
     except ConfigurationError as error:
         raise Failure(str(error), Exit.USAGE) from None
-    except EditError as error:
-        raise Failure(str(error), Exit.REFUSED) from None
 
 
 def _stop() -> None:
@@ -117,7 +116,7 @@ by Python (the answer holds a link to the edited picture):
   body = {{"images": [photo], "prompt": "{PROMPT}", "size": "512x512"}}
   print(httpx.post("{url}/v1/images/edits", json=body, timeout=120).json()["data"][0]["url"])
 
-Ctrl-C stops the server.
+Its log is in {LOGS}. Ctrl-C stops the server.
 """
 
 

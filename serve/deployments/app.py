@@ -16,18 +16,21 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
+from serve.deployments import proxy
 from serve.deployments.codec import Codec
-from serve.deployments.editor import DRAIN_S, Editor
+from serve.deployments.editor import Editor
 from serve.deployments.ingress import Ingress
 from serve.errors import ConfigurationError
 from serve.families import facts_of
-from serve.settings import MIB, ModelSettings, Settings, load
+from serve.settings import ModelSettings, Settings, load
 
+logger = logging.getLogger(__name__)
 APPLICATION = "retouch"
-OBJECT_STORE_BYTES = 512 * MIB
 INGRESS_CPUS = 0.25
 CODEC_CPUS = 0.5
-HEALTH_CHECK_S = 5.0
+HEALTH_CHECK_S = 2.0
+"""Ray Serve replaces a replica that fails three checks in a row."""
+STOP_MARGIN_S = 10.0
 
 
 def application(settings: Settings) -> ray_serve.Application:
@@ -38,12 +41,14 @@ def application(settings: Settings) -> ray_serve.Application:
         name="codec",
         num_replicas=settings.server.codec_replicas,
         max_ongoing_requests=in_flight,
+        graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": CODEC_CPUS},
     )(Codec).bind(settings, facts)
     ingress = ray_serve.deployment(
         name="ingress",
         num_replicas=settings.server.ingress_replicas,
         max_ongoing_requests=2 * in_flight,
+        graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
     )(Ingress)
     return ingress.bind(settings, facts, codec, {model.id: _editor(model, settings) for model in settings.models})
@@ -52,7 +57,10 @@ def application(settings: Settings) -> ray_serve.Application:
 def build(args: dict[str, Any]) -> ray_serve.Application:
     """Ray Serve's application builder. args: `config`, the path of a YAML file, or the configuration's keys."""
     path = args.pop("config", None)
-    return application(load(Path(path) if path else None, args))
+    settings = load(Path(path) if path else None, args)
+    if settings.server.model_fields_set & {"host", "port"}:
+        logger.warning("server.host and server.port are Ray Serve's to set on a cluster (http_options); not used")
+    return application(settings)
 
 
 def __getattr__(name: str) -> ray_serve.Application:
@@ -69,17 +77,19 @@ def start(settings: Settings) -> None:
     """
     app = application(settings)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    proxy.install()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
         address="local",
         num_cpus=_cpus(settings),
         include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=2 * settings.limits.bodies_bytes,  # the bodies, and the pixels decoded from them,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
-    logging_config = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    _refuse_missing_gpus(settings)
+    logging_config = LoggingConfig(log_level=settings.server.log_level, enable_access_log=False)
     ray_serve.start(
         http_options=HTTPOptions(host=settings.server.host, port=settings.server.port), logging_config=logging_config
     )
@@ -102,9 +112,22 @@ def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
         num_replicas=model.replicas,
         max_ongoing_requests=settings.limits.requests_in_flight,
         health_check_period_s=HEALTH_CHECK_S,
-        graceful_shutdown_timeout_s=DRAIN_S + 5,
+        graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
     )(Editor).bind(model, settings.server.log_level)
+
+
+def _grace_s(settings: Settings) -> float:
+    """How long a replica that is to stop may finish what it has: a rollout cuts no request."""
+    return settings.limits.request_timeout_s + STOP_MARGIN_S
+
+
+def _refuse_missing_gpus(settings: Settings) -> None:
+    """Ray would wait for them for ever."""
+    wanted = sum(model.replicas * model.num_gpus for model in settings.models)
+    found = ray.cluster_resources().get("GPU", 0)
+    if wanted > found:
+        raise ConfigurationError(f"the models ask for {wanted:g} GPUs (num_gpus, replicas); this machine has {found:g}")
 
 
 def _cpus(settings: Settings) -> int:

@@ -8,17 +8,23 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
 
-from serve.errors import BackendUnavailable, EditError, InternalError, Overloaded, RequestTimeout
+from serve.errors import BackendUnavailable, EditError, InternalError, RequestTimeout
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+RESTART_S = 5.0
+"""After which a retry finds the replacement of a replica that died, where its model loads that fast."""
 
 Call = DeploymentResponse[Any] | DeploymentResponseGenerator[Any]
+
+
+class ReplicaLost(BackendUnavailable):
+    """The replica that had the call died, or the object store lost what it was given."""
 
 
 async def answered(call: Call, *before: Call) -> Any:
@@ -32,10 +38,8 @@ async def answered(call: Call, *before: Call) -> Any:
         for one in (call, *before):
             one.cancel()
         raise
-    except BackPressureError as error:
-        raise Overloaded("the queue is full", retry_after_s=error.retry_after_s or 1) from None
     except (RayError, RayServeException) as error:
-        raise _unavailable_or_bug(error) from error
+        raise _lost_or_bug(error) from error
     return succeeded(result)
 
 
@@ -62,12 +66,13 @@ def refusals_as_results(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaita
     return call
 
 
-def _unavailable_or_bug(error: Exception) -> EditError:
-    if isinstance(error, RayTaskError):
+def _lost_or_bug(error: Exception) -> EditError:
+    """A method that raised is our bug, unless what it raised is Ray's: an argument can be lost with its node."""
+    if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
         logger.error("a deployment failed", exc_info=error)
         return InternalError("the server failed to answer; the request was not at fault")
-    logger.warning("a deployment is unavailable: %s", error)
-    return BackendUnavailable("the model's process is restarting", retry_after_s=5)
+    logger.warning("a replica was lost: %s", error)
+    return ReplicaLost("a process of the server is being replaced; try again", retry_after_s=RESTART_S)
 
 
 @asynccontextmanager

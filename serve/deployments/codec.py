@@ -46,13 +46,17 @@ class Codec:
     async def ticket(self, prepared: Prepared | EditError) -> Ticket:
         """The little that the ingress reads of what `prepare` has answered; raises what that was refused with."""
         edit = succeeded(prepared).edit
-        return Ticket(edit.model, draws=edit.job is not None)
+        return Ticket(edit.model, draws=edit.job is not None, caller=edit.caller)
 
     @refusals_as_results
     async def finish(self, prepared: Prepared, edited: Edited | EditError | None, base_url: str) -> Answer:
         """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
         drawn = succeeded(edited)
         return await self._in_thread(lambda: self._finish(prepared, drawn, base_url))
+
+    async def ping(self) -> None:
+        """Answers as soon as a thread is free."""
+        await self._in_thread(lambda: None)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

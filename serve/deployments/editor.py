@@ -7,10 +7,11 @@ from serve.deployments.calls import refusals_as_results
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Edited, Prepared
 from serve.engine.engine import Engine, EngineStats
+from serve.errors import BackendUnavailable
 from serve.families import load_family
 from serve.settings import ModelSettings
 
-DRAIN_S = 30.0
+STOP_S = 5.0
 
 
 class Editor:
@@ -41,14 +42,22 @@ class Editor:
             raise
         return Edited(result.images, result.usage, result.timings_ms)
 
+    @refusals_as_results
+    async def ping(self) -> None:
+        """Raises BackendUnavailable where edits would fail."""
+        self._refuse_when_dead()
+
     def stats(self) -> EngineStats:
         return self._engine.stats()
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
+        self._refuse_when_dead()
+
+    def _refuse_when_dead(self) -> None:
         if not self._engine.healthy():
-            raise RuntimeError("the engine's thread has died")
+            raise BackendUnavailable(f"the engine has died: {self._engine.failure()}")
 
     async def __del__(self) -> None:
-        """Ray Serve awaits this before it stops the replica."""
-        await asyncio.to_thread(self._engine.drain, DRAIN_S)
+        """Ray Serve awaits this once the replica's calls have ended, so the engine is idle."""
+        await asyncio.to_thread(self._engine.drain, STOP_S)

@@ -1,10 +1,12 @@
 """The edge to HTTP: one table from our errors to responses, and bodies read under a cap."""
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from email.message import Message as EmailMessage
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -35,7 +37,7 @@ def error_response(error: EditError) -> JSONResponse:
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    if error.status >= 500:
+    if error.status >= 500 or isinstance(error, RequestTimeout):
         headers["x-should-retry"] = "true" if error.retryable else "false"
     return JSONResponse(ErrorBody.of(error).model_dump(), error.status, headers)
 
@@ -43,8 +45,10 @@ def error_response(error: EditError) -> JSONResponse:
 def install_error_handlers(api: FastAPI) -> None:
     """Give our errors, and the framework's own, the contract's envelope."""
 
-    async def ours(_: Request, error: Exception) -> JSONResponse:
+    async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, EditError)
+        # Messages quote what the caller sent: as JSON they stay on their line.
+        logger.info("%d %s %s %s", error.status, error.code, request.url.path, json.dumps(error.message))
         return error_response(error)
 
     async def frameworks(request: Request, error: Exception) -> JSONResponse:
@@ -127,21 +131,27 @@ class BodyBudget:
         bodies of all requests together would not fit.
         """
         chunks: list[bytes] = []
+        try:
+            await self._receive(request, chunks)
+            chunks[:] = [b"".join(chunks)]
+            yield chunks[0]
+        finally:
+            self._bytes -= sum(map(len, chunks))
+
+    async def _receive(self, request: Request, chunks: list[bytes]) -> None:
+        """Fill `chunks`, counting each of them."""
+        self._refuse_by_header(request)
         size = 0
         try:
-            self._refuse_by_header(request)
             async with asyncio.timeout(self._limits.body_timeout_s):
                 async for chunk in request.stream():
                     size += len(chunk)
+                    chunks.append(chunk)
                     self._bytes += len(chunk)
                     self._refuse_by_size(size)
-                    chunks.append(chunk)
-            yield b"".join(chunks)
         except TimeoutError:
             message = f"the body did not arrive within {self._limits.body_timeout_s:g} s; {size} bytes came"
             raise RequestTimeout(message) from None
-        finally:
-            self._bytes -= size
 
     def _refuse_by_header(self, request: Request) -> None:
         declared = request.headers.get("content-length", "")
@@ -162,8 +172,9 @@ def require_json(request: Request) -> None:
     if coding.strip().lower() != "identity":
         raise UnsupportedMediaType(f"the body's content-encoding is {coding[:80]}; this server takes none")
     found = request.headers.get("content-type", "")
-    media_type, _, parameters = found.partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+    declared = EmailMessage()
+    declared["content-type"] = found or "none"
+    is_json = declared.get_content_type() == "application/json"
+    if not is_json or declared.get_content_charset("utf-8") not in ("utf-8", "utf8"):
         shown = found[:80] or "no content-type"
         raise UnsupportedMediaType(f"the body is {shown}; this server takes application/json")

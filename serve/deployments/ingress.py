@@ -1,6 +1,8 @@
 """The deployment that speaks HTTP: the contract's routes, admission, and the way of one edit through the others."""
 
 import asyncio
+import json
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -10,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
-from serve.deployments.calls import Call, answered, deadline
+from serve.deployments.calls import RESTART_S, Call, ReplicaLost, answered, deadline
 from serve.deployments.http import BodyBudget, Edge, install_error_handlers, require_json
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Ticket
@@ -21,6 +23,7 @@ from serve.settings import Settings
 from serve.storage import LocalStore
 from serve.types import ModelFacts
 
+logger = logging.getLogger(__name__)
 READY_TIMEOUT_S = 5.0
 ERROR_STATUSES = (400, 404, 405, 408, 413, 415, 429, 500, 503)
 
@@ -77,19 +80,23 @@ class Ingress:
         self._editors = editors
         self._store = LocalStore(settings.storage)
         self._bodies = BodyBudget(settings.limits)
-        self._typical_edit_s = 1.0
+        # What an edit took, its wait in the queue included, is about what the next one would wait for.
+        self._last_edit_s = 1.0
 
     @api.post(EDITS_ROUTE, responses=_ANSWERS)
     async def edit(self, request: Request) -> Response:
         """Edit pictures by an instruction, under a mask if one is given."""
         limit_s = self._settings.limits.request_timeout_s
-        async with self._bodies.admit(self._typical_edit_s), deadline(limit_s):
+        async with self._bodies.admit(self._last_edit_s), deadline(limit_s):
             started = time.monotonic()
             prepared, ticket = await self._prepare(request)
             answer = await self._answer(prepared, ticket, request)
-            self._typical_edit_s = time.monotonic() - started
-        headers = {"server-timing": self._server_timing(answer)}
-        return Response(answer.body, media_type="application/json", headers=headers)
+            took_s = time.monotonic() - started
+        if ticket.draws:
+            self._last_edit_s = took_s
+        timing = self._server_timing(answer)
+        logger.info("200 model=%s took_s=%.3f %s caller=%s", ticket.model, took_s, timing, json.dumps(ticket.caller))
+        return Response(answer.body, media_type="application/json", headers={"server-timing": timing})
 
     @api.get("/v1/models")
     async def models(self) -> ModelList:
@@ -107,7 +114,8 @@ class Ingress:
     async def file(self, name: str, expires: str = "", signature: str = "") -> Response:
         """A result that was answered by URL."""
         stored = await asyncio.to_thread(self._store.read, name, expires, signature)
-        headers = {"cache-control": "private, max-age=3600, immutable", "x-content-type-options": "nosniff"}
+        left_s = max(0, int(expires) - int(time.time()))
+        headers = {"cache-control": f"private, max-age={left_s}, immutable", "x-content-type-options": "nosniff"}
         return Response(stored.data, media_type=stored.media_type, headers=headers)
 
     @api.get("/healthz")
@@ -117,13 +125,13 @@ class Ingress:
 
     @api.get("/readyz")
     async def readyz(self) -> dict[str, str]:
-        """Whether every model can run an edit; 503 naming the first that cannot."""
-        for name, editor in self._editors.items():
+        """Whether every model, and the codec, can do their part of an edit; 503 naming the first that cannot."""
+        for name, deployment in {"codec": self._codec, **self._editors}.items():
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
-                    await answered(editor.stats.remote())
+                    await answered(deployment.ping.remote())
             except (EditError, TimeoutError):
-                raise BackendUnavailable(f"the model {name} is not ready", retry_after_s=5) from None
+                raise BackendUnavailable(f"{name} is not ready", retry_after_s=RESTART_S) from None
         return {"status": "ready"}
 
     async def _prepare(self, request: Request) -> tuple[Call, Ticket]:
@@ -139,7 +147,7 @@ class Ingress:
         base_url = (self._settings.server.public_url or str(request.base_url)).rstrip("/")
         try:
             return await self._draw_and_finish(prepared, ticket, base_url)
-        except BackendUnavailable:
+        except ReplicaLost:
             return await self._draw_and_finish(prepared, ticket, base_url)
 
     async def _draw_and_finish(self, prepared: Call, ticket: Ticket, base_url: str) -> Answer:

@@ -23,10 +23,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What the ingress needs to know of a `Prepared`. draws: whether anything is left for the model to do."""
+    """What the ingress needs to know of a `Prepared`.
+
+    draws: whether anything is left for the model to do. caller: the request's `user` and `safety_identifier`.
+    """
 
     model: str
     draws: bool
+    caller: tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)

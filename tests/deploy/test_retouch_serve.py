@@ -57,7 +57,7 @@ def _serving(port: int) -> Generator[subprocess.Popen[bytes]]:
     try:
         assert server.stdout is not None
         for line in server.stdout:
-            if line.strip() == READY:
+            if READY in line:
                 break
         yield server
     finally:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serve.settings import MIB
-from tests.http.api import EDITS, JSON, Refusal, canvas_request, post, refusal
+from tests.http.api import EDITS, JSON, Refusal, canvas_request, drawing_request, post, refusal
 from tests.http.conftest import Server
 from tests.http.wire import Wire
 
@@ -177,3 +177,28 @@ def test_server_timing_names_every_stage(http: httpx.Client) -> None:
     stages = dict(part.split(";dur=") for part in header.split(", "))
     assert list(stages) == ["queue", "decode", "encode", "denoise", "vae", "png"]
     assert all(float(duration) >= 0 for duration in stages.values())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x-request-id: \xff\xfe",
+        "x-session-id: \xff",
+        "serve_multiplexed_model_id: \xff",
+        "x-request-timeout-seconds: soon",
+    ],
+)
+def test_no_header_makes_the_proxy_fail(server: Server, header: str) -> None:
+    request = f"GET /v1/models HTTP/1.1\r\nhost: test\r\n{header}\r\n\r\n".encode("latin-1")
+    with Wire(server.url) as wire:
+        wire.send(request)
+        response = wire.answer()
+    assert response.status_code == 200
+    assert response.headers["x-request-id"]
+
+
+def test_a_time_limit_of_the_callers_own_ends_in_the_envelope(http: httpx.Client) -> None:
+    headers = {"x-request-timeout-seconds": "0.2"}
+    response = http.post(EDITS, json=drawing_request(num_inference_steps=100), headers=headers)
+    assert refusal(response) == (408, "invalid_request_error", "timeout", None)
+    assert response.headers["x-should-retry"] == "false"

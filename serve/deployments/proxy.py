@@ -1,0 +1,78 @@
+"""Around Ray Serve's HTTP proxy: what it answers by itself gets the contract's envelope, and its switches stay ours.
+
+Ray calls `middlewares` in the proxy's process when the variable that `install` sets names it.
+"""
+
+import os
+import re
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.deployments.http import error_response
+from serve.errors import BackendUnavailable, EditError, Overloaded, RequestTimeout
+
+VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+RETRY_AFTER_S = 5.0
+
+_ALLOWED = {
+    b"x-request-id": re.compile(rb"[\x21-\x7e]{1,128}"),
+    b"x-request-timeout-seconds": re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?"),
+    b"x-request-disconnect-disabled": re.compile(rb"(?!)"),
+    b"x-session-id": re.compile(rb"(?!)"),
+    b"serve_multiplexed_model_id": re.compile(rb"(?!)"),
+}
+"""Headers that Ray's proxy acts on, with the values that pass: one keeps work running that nobody waits for, and bytes
+that are not UTF-8 would make it fail."""
+
+
+def install() -> None:
+    """Have the proxies that are started from this process, and its children, call `middlewares`."""
+    os.environ[VARIABLE] = f"{__name__}:{middlewares.__name__}"
+
+
+def middlewares() -> list[Middleware]:
+    return [Middleware(ProxyEdge)]
+
+
+class ProxyEdge:
+    """ASGI layer. Ray's proxy answers in plain text, our application never does: that tells the two apart."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if _passes(name, value)]}
+        replaced = False
+
+        async def send_enveloped(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and _is_rays_error(message):
+                replaced = True
+                response = error_response(_translated(message["status"]))
+                response.headers["x-request-id"] = Headers(raw=message["headers"]).get("x-request-id", "")
+                await response(scope, receive, send)
+            elif not replaced:
+                await send(message)
+
+        return await self._app(scope, receive, send_enveloped)
+
+
+def _passes(name: bytes, value: bytes) -> bool:
+    return name not in _ALLOWED or _ALLOWED[name].fullmatch(value) is not None
+
+
+def _is_rays_error(start: Message) -> bool:
+    media_type = Headers(raw=start["headers"]).get("content-type", "")
+    return start["status"] >= 400 and not media_type.startswith("application/json")
+
+
+def _translated(status: int) -> EditError:
+    if status == 408:
+        return RequestTimeout("the edit did not finish in the time that x-request-timeout-seconds allows")
+    if status == 429:
+        return Overloaded("the queue is full", retry_after_s=RETRY_AFTER_S)
+    return BackendUnavailable("a process of the server is starting or being replaced", retry_after_s=RETRY_AFTER_S)
