@@ -1,32 +1,46 @@
 """Configuration: one YAML file and `RETOUCH_*` variables, resolved once at start. Nothing else reads the environment.
 
 `load` answers a frozen `Settings` in which every value is decided, or raises `ConfigurationError` with one sentence
-that names the key. A variable names a key by its path with `__` between the levels (`RETOUCH_SERVER__PORT=8080`) and
-wins over the file.
+that names the key. A variable names a section, or a key of one after `__` (`RETOUCH_SERVER__PORT=8080`), and wins over
+the file; `RETOUCH_MODELS` holds the whole list as JSON. A null stands for the default of its key.
 """
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from serve.errors import ConfigurationError
+from serve.kubernetes import is_service_variable
 
 ENV_PREFIX = "RETOUCH_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 EMBEDDED_CHECKPOINT = Path(__file__).parent.parent / "embedded_model" / "checkpoint"
+"""Both packages are installed together, editable or not; finding it by import would take any folder of that name."""
 MIB = 2**20
 
 ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
 
 
+def _without_nulls(values: object, known: Collection[str]) -> object:
+    """The nulls of unknown keys stay, to be refused as such."""
+    if not isinstance(values, dict):
+        return values
+    return {key: value for key, value in values.items() if value is not None or key not in known}
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, values: object) -> object:
+        return _without_nulls(values, cls.model_fields)
 
 
 class ServerSettings(_Section):
@@ -57,21 +71,23 @@ class StorageSettings(_Section):
     """Where results that are answered by URL lie.
 
     folder: of the embedded store. secret: signs the links; empty means one is drawn at the first start and kept in the
-    folder. lifetime_s: how long a link works at least. max_bytes: of all files; beyond it the oldest go first.
+    folder. lifetime_s: how long a link works at least. max_bytes: of all files; results that would pass it are refused
+    until others have expired.
     """
 
     folder: Path = Path(tempfile.gettempdir()) / "retouch-files"
     secret: str = ""
     lifetime_s: float = Field(default=3600.0, gt=0)
-    max_bytes: int = Field(default=2 * 1024 * MIB, ge=MIB)
+    max_bytes: int = Field(default=2 * 1024 * MIB, ge=16 * MIB)
 
 
 class ModelSettings(_Section):
     """One model that is served.
 
     weights: a folder in diffusers' layout or a hub id. device: as torch names it. max_batch: rows that one pass of the
-    denoiser takes. max_queued_rows: rows that wait before the answer is 429. threads: of one replica's CPU kernels.
-    num_inference_steps, strength and guidance_scale replace the family's defaults.
+    denoiser takes. max_queued_rows: rows that wait before the answer is 429. num_gpus, num_cpus: of one replica, as Ray
+    counts them. threads: of one replica's CPU kernels; 0: as many as its process may use CPUs, counted where it runs
+    (`serve.cpus.usable_cpus`). num_inference_steps, strength and guidance_scale replace the family's defaults.
     """
 
     id: ModelId
@@ -87,10 +103,16 @@ class ModelSettings(_Section):
     replicas: int = Field(default=1, ge=1)
     num_gpus: float = Field(default=0.0, ge=0)
     num_cpus: float = Field(default=1.0, ge=0)
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    threads: int = Field(default=0, ge=0)
     num_inference_steps: int | None = Field(default=None, ge=1, le=100)
     strength: float | None = Field(default=None, ge=0, le=1)
     guidance_scale: float | None = Field(default=None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _a_gpu_is_asked_for(self) -> Self:
+        if self.device.startswith("cuda") and self.num_gpus == 0:
+            raise ValueError(f"device {self.device} needs num_gpus above 0; Ray shows a replica no GPU without")
+        return self
 
 
 def embedded_model() -> ModelSettings:
@@ -106,10 +128,23 @@ class Settings(BaseSettings):
     )
 
     default_model: str = ""
-    models: tuple[ModelSettings, ...] = Field(default_factory=lambda: (embedded_model(),), min_length=1)
+    models: tuple[ModelSettings, ...] = Field(default_factory=lambda: (embedded_model(),))
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     storage: StorageSettings = StorageSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, values: object) -> object:
+        return _without_nulls(values, cls.model_fields.keys() - {"models"})
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _a_model_is_listed(cls, models: object) -> object:
+        """Whoever writes `models:` with nothing below it means to list some, not the embedded one."""
+        if models is None or models in ([], ()):
+            raise ValueError("the list is empty; add a model, or leave the key out to serve the embedded one")
+        return models
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -149,6 +184,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     values = _read(path) if path else {}
     for section, changes in (overrides or {}).items():
         values[section] = _merged(values.get(section, {}), changes)
+    _refuse_unknown_keys(values, path)
     try:
         return Settings(**values)
     except SettingsError as error:
@@ -159,7 +195,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
 def _merged(current: object, changes: object) -> object:
     """A section with changes; one that is no mapping stays, so that its fault is told and not covered."""
-    if not isinstance(changes, Mapping):
+    if current is None or not isinstance(changes, Mapping):
         return changes
     return {**current, **changes} if isinstance(current, Mapping) else current
 
@@ -186,25 +222,43 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigurationError(f"configuration {path} must be a mapping of keys, not {type(values).__name__}")
-    return {str(key): value for key, value in values.items() if value is not None}
+    return {str(key): value for key, value in values.items()}
+
+
+def _refuse_unknown_keys(values: Mapping[str, Any], path: Path | None) -> None:
+    """Here, since pydantic-settings takes some keys (`_env_prefix`) for options of its own."""
+    unknown = next((key for key in values if key not in Settings.model_fields), None)
+    if unknown is not None:
+        raise ConfigurationError(f"unknown configuration key {unknown}{_origin((unknown,), path)}")
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """pydantic-settings passes over variables that match no field, so that a typo would change nothing in silence."""
-    for name in environment:
-        if name == CONFIG_VARIABLE or not name.upper().startswith(ENV_PREFIX):
+    for name, value in environment.items():
+        if name == CONFIG_VARIABLE or not name.upper().startswith(ENV_PREFIX) or is_service_variable(name, value):
             continue
-        first = name[len(ENV_PREFIX) :].split("__")[0].lower()
-        if first not in Settings.model_fields:
+        key, *parts = name[len(ENV_PREFIX) :].lower().split("__")
+        whole = f"{ENV_PREFIX}{key.upper()}"
+        if key not in Settings.model_fields:
             known = ", ".join(f"{ENV_PREFIX}{key.upper()}" for key in Settings.model_fields)
-            raise ConfigurationError(f"the variable {name} is unknown; known are {known} and their parts after __")
+            raise ConfigurationError(
+                f"the variable {name} is unknown; known are {known}, and a section's keys after __"
+            )
+        if parts and not isinstance(Settings.model_fields[key].default, _Section):
+            takes = f"{whole} takes the whole {'list as JSON' if key == 'models' else 'value'}"
+            raise ConfigurationError(f"the variable {name} names a part of {key}; {takes}")
+        if len(parts) > 1:
+            raise ConfigurationError(f"the variable {name} is unknown; after {whole}__ comes one key of the section")
+        if not parts and key != "default_model" and value.strip() == "null":
+            raise ConfigurationError(f"the variable {name} is null; leave it out, or set it to JSON")
 
 
 def _sentence(error: ValidationError, path: Path | None) -> str:
     first = error.errors()[0]
     where = _origin(first["loc"], path)
+    said = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return f"the configuration{where} contradicts itself: {first['msg'].removeprefix('Value error, ')}"
+        return f"the configuration{where} contradicts itself: {said}"
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown configuration key {key}{where}"
@@ -212,7 +266,7 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
         return f"configuration key {key} is missing{where}"
     tellable = not isinstance(first["input"], dict | Settings) and first["loc"][-1] != "secret"
     shown = f" (found {first['input']!r})" if tellable else ""
-    return f"configuration key {key}{where}: {first['msg']}{shown}"
+    return f"configuration key {key}{where}: {said}{shown}"
 
 
 def _origin(place: tuple[int | str, ...], path: Path | None) -> str:

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from serve.cpus import usable_cpus
 from serve.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -16,4 +17,4 @@ device, precision and threads."""
 def load_backend(model: ModelSettings) -> "Backend":
     """The executor that the model's settings ask for. Raises ConfigurationError when the machine cannot run it."""
     module, name = BACKENDS[model.backend].split(":")
-    return getattr(import_module(module), name)(model.device, model.precision, model.threads)
+    return getattr(import_module(module), name)(model.device, model.precision, model.threads or usable_cpus())

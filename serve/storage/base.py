@@ -2,7 +2,12 @@
 
 from typing import Protocol
 
+from serve.errors import BackendUnavailable
 from serve.types import OutputFormat
+
+
+class StorageFull(BackendUnavailable):
+    """The store takes no more until results in it expire. The edit itself succeeded: doing it again at once is vain."""
 
 
 class Storage(Protocol):
@@ -12,7 +17,7 @@ class Storage(Protocol):
         """Keep one encoded picture and answer the complete URL that serves it, for at least the configured lifetime.
 
         The URL is signed and cannot be guessed. base_url: what links of this server start with
-        (`https://images.example.com`); a store with a host of its own has no use for it. Raises BackendUnavailable
-        when the store cannot take the picture; nothing of it is left behind then.
+        (`https://images.example.com`); a store with a host of its own has no use for it. Raises StorageFull when there
+        is no room, and BackendUnavailable when the store fails otherwise; nothing of the picture is left behind then.
         """
         ...

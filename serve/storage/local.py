@@ -2,9 +2,11 @@
 
 Several processes share the folder without locks. A picture appears whole, by a rename; a link holds all that is
 needed to check it; sweeping what is already gone is no error. A file's modification time is the moment at which its
-link expires, so that a sweep knows by `stat` alone what may go, also after the configured lifetime has changed.
+link expires, so that a sweep knows by `stat` alone what may go, also after the configured lifetime has changed. Only
+what has expired goes: a folder that has reached its limit takes no more, and every link keeps its promise.
 """
 
+import errno
 import hmac
 import math
 import os
@@ -20,6 +22,8 @@ from urllib.parse import urlencode
 
 from serve.errors import BackendUnavailable, ConfigurationError, InvalidSignature, LinkExpired, NotFound
 from serve.settings import StorageSettings
+from serve.storage.base import StorageFull
+from serve.storage.room import Look, Room
 from serve.types import OutputFormat
 
 FILES_ROUTE = "/v1/files"
@@ -34,6 +38,7 @@ ABANDONED_S = 600.0
 
 _NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class StoredFile(NamedTuple):
@@ -43,8 +48,10 @@ class StoredFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """mtime: of a picture, when its link expires; of a temporary file, when it was written."""
+
     path: str
-    expires: float
+    mtime: float
     size: int
 
 
@@ -55,15 +62,16 @@ class LocalStore:
         """Make the folder, and draw the secret where none is set. Raises ConfigurationError when either fails."""
         self._folder = settings.folder
         self._lifetime_s = settings.lifetime_s
-        self._max_bytes = settings.max_bytes
         self._clock = clock
+        self._room = Room(settings.max_bytes, self._remove_expired, clock)
         with _start_fails_on_os_error(self._folder):
             _open_folder(self._folder)
             self._secret = settings.secret.encode() or _shared_secret(self._folder)
 
     def put(self, data: bytes, output_format: OutputFormat, base_url: str) -> str:
-        """Keep one picture; see `Storage.put`."""
+        """Keep one picture; see `Storage.put`. `Room` says how closely `max_bytes` is kept among processes."""
         name = f"{secrets.token_hex(NAME_BYTES)}.{output_format}"
+        self._room.take(len(data))
         expires = math.ceil(self._clock() + self._lifetime_s)
         with _unavailable_on_os_error(), _temporary_file(self._folder, data) as path:
             os.utime(path, (expires, expires))
@@ -88,20 +96,26 @@ class LocalStore:
         return StoredFile(self._bytes_of(name), f"image/{parts[1]}")
 
     def sweep(self) -> int:
-        """Remove expired pictures, then the ones nearest to it until at most `max_bytes` are left; answer how many.
+        """Remove the pictures whose links have expired and answer how many; no other picture ever goes.
 
         Clears up after processes that died while they wrote. Any number of processes may sweep at the same time.
         Raises BackendUnavailable when the folder cannot be read.
         """
+        return self._room.refresh().removed
+
+    def _remove_expired(self) -> Look:
         now = self._clock()
         with _unavailable_on_os_error():
             for entry in _entries(self._folder, _TEMPORARY):
-                if entry.expires + ABANDONED_S < now:
+                if entry.mtime + ABANDONED_S < now:
                     _remove(entry)
             with suppress(FileNotFoundError):
                 os.utime(self._folder / SECRET_FILE)  # or cleaners of /tmp would take it, and new replicas draw another
-            surplus = _surplus(list(_entries(self._folder, _NAME)), now - GRACE_S, self._max_bytes)
-            return sum(_remove(entry) for entry in surplus)
+            pictures = list(_entries(self._folder, _NAME))
+            removed = sum(_remove(entry) for entry in pictures if entry.mtime + GRACE_S <= now)
+        kept = [entry for entry in pictures if entry.mtime + GRACE_S > now]
+        next_release = min((entry.mtime + GRACE_S for entry in kept), default=math.inf)
+        return Look(removed, sum(entry.size for entry in kept), next_release)
 
     def _sign(self, name: str, expires: str) -> str:
         signed = f"{name}\n{expires}".encode("utf-8", "replace")
@@ -113,16 +127,6 @@ class LocalStore:
                 return (self._folder / name).read_bytes()
             except FileNotFoundError:
                 raise NotFound("the file is no longer kept") from None
-
-
-def _surplus(entries: list[_Entry], expired_before: float, max_bytes: int) -> Iterator[_Entry]:
-    """The entries that must go, oldest first."""
-    total = sum(entry.size for entry in entries)
-    for entry in sorted(entries, key=lambda entry: (entry.expires, entry.path)):
-        if entry.expires >= expired_before and total <= max_bytes:
-            return
-        total -= entry.size
-        yield entry
 
 
 def _entries(folder: Path, pattern: re.Pattern[str]) -> Iterator[_Entry]:
@@ -189,4 +193,6 @@ def _unavailable_on_os_error() -> Generator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StorageFull("the disk of the store of results is full; ask for b64_json") from error
         raise BackendUnavailable(f"the file store does not work: {error.strerror}") from error

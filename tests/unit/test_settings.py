@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import yaml
 from pydantic import ValidationError
 
 from serve.errors import ConfigurationError
-from serve.settings import Settings, load
+from serve.settings import EMBEDDED_CHECKPOINT, Settings, load
 
 FIRST = {"id": "first", "family": "pixel_edit", "weights": "w", "aliases": ["one", "uno"]}
 SECOND = {"id": "second", "family": "pixel_edit", "weights": "w"}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +71,9 @@ def test_variables_are_read_in_either_case(monkeypatch: pytest.MonkeyPatch):
     assert load().server.port == 3
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "server:\n", "server:\n  # port: 1\nstorage: {}\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "server:\n", "server:\n  # port: 1\nstorage: {}\n", "default_model:\n"]
+)
 def test_a_file_or_section_with_nothing_in_it_leaves_the_defaults(file: Path, text: str):
     assert load(written(file, text)) == load()
 
@@ -77,9 +82,43 @@ def test_a_section_with_nothing_in_it_can_be_overridden(file: Path):
     assert load(written(file, "server:\n"), {"server": {"port": 3}}).server.port == 3
 
 
+def test_a_null_is_the_default_of_its_key(file: Path):
+    model = {**FIRST, "threads": None, "device": None, "strength": None, "aliases": None}
+    settings = load(written(file, {"models": [model], "server": {"port": None}, "limits": None}))
+    assert settings.server == load().server
+    assert settings.limits == load().limits
+    assert settings.models[0].model_dump() == {**load().models[0].model_dump(), **FIRST, "aliases": ()}
+
+
+def test_a_null_in_a_variable_or_an_override_is_the_default_and_not_what_the_file_says(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    written(file, {"server": {"port": 1, "host": "file"}, "storage": {"lifetime_s": 5}})
+    monkeypatch.setenv("RETOUCH_SERVER", '{"port": null}')
+    settings = load(file, {"storage": None})
+    assert (settings.server.port, settings.server.host) == (8000, "file")
+    assert settings.storage == load().storage
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("serverr:", "unknown configuration key serverr in FILE"),
+        ("server: {prot: null}", "unknown configuration key server.prot in FILE"),
+        ("models: [{id: a, family: f, weights: w, wieghts: }]", "unknown configuration key models.0.wieghts in FILE"),
+        ("models: [{id: a, family: f, weights: }]", "configuration key models.0.weights is missing in FILE"),
+        ("models: [null]", "configuration key models.0 in FILE: "),
+        ("models:", "configuration key models in FILE: the list is empty; add a model, or leave the key out"),
+        ("models: []", "configuration key models in FILE: the list is empty; add a model, or leave the key out"),
+        ("_env_prefix: OTHER_", "unknown configuration key _env_prefix in FILE"),
+        ("_cli_parse_args: ", "unknown configuration key _cli_parse_args in FILE"),
+        ("~: 1", "unknown configuration key None in FILE"),
+        ("models: [{id: a, family: f, weights: w, threads: -1}]", "configuration key models.0.threads in FILE: "),
+        (
+            "models: [{id: a, family: f, weights: w, device: 'cuda:1'}]",
+            "configuration key models.0 in FILE: device cuda:1 needs num_gpus above 0; ",
+        ),
+        ("storage: {max_bytes: 16777215}", "configuration key storage.max_bytes in FILE: "),
         ("servr: {}", "unknown configuration key servr in FILE"),
         ("server: {prot: 1}", "unknown configuration key server.prot in FILE"),
         ("7: x", "unknown configuration key 7 in FILE"),
@@ -88,7 +127,6 @@ def test_a_section_with_nothing_in_it_can_be_overridden(file: Path):
         ("server: {port: 65536}", "configuration key server.port in FILE: "),
         ("server: {port: eighty}", "(found 'eighty')"),
         ("server: 3", "configuration key server in FILE: "),
-        ("models: []", "configuration key models in FILE: "),
         ("models: [{id: a b, family: f, weights: w}]", "configuration key models.0.id in FILE: "),
         ("storage: {lifetime_s: .inf}", "configuration key storage.lifetime_s in FILE: "),
         ("storage: {lifetime_s: 0}", "configuration key storage.lifetime_s in FILE: "),
@@ -117,6 +155,25 @@ def test_a_wrong_file_stops_the_start_with_one_sentence_that_names_the_key(file:
         ("RETOUCH_SERVER", '{"prot": 1}', "unknown configuration key server.prot in the variable RETOUCH_SERVER"),
         ("RETOUCH_SERVER__PORT", "x", "configuration key server.port in the variable RETOUCH_SERVER__PORT: "),
         ("RETOUCH_SERVER__PORT", "", "configuration key server.port in the variable RETOUCH_SERVER__PORT: "),
+        ("RETOUCH_MODELS", "null", "the variable RETOUCH_MODELS is null; leave it out, or set it to JSON"),
+        ("RETOUCH_SERVER", "null", "the variable RETOUCH_SERVER is null; leave it out, or set it to JSON"),
+        ("RETOUCH_MODELS", "[]", "configuration key models in the variable RETOUCH_MODELS: the list is empty; "),
+        ("RETOUCH_SERVER", '{"prot": null}', "unknown configuration key server.prot in the variable RETOUCH_SERVER"),
+        (
+            "RETOUCH_SERVER__PORT__X",
+            "1",
+            "the variable RETOUCH_SERVER__PORT__X is unknown; after RETOUCH_SERVER__ comes one key",
+        ),
+        (
+            "RETOUCH_MODELS__0__DEVICE",
+            "cuda",
+            "variable RETOUCH_MODELS__0__DEVICE names a part of models; RETOUCH_MODELS takes the whole list as JSON",
+        ),
+        (
+            "RETOUCH_DEFAULT_MODEL__ID",
+            "one",
+            "RETOUCH_DEFAULT_MODEL__ID names a part of default_model; RETOUCH_DEFAULT_MODEL takes the whole value",
+        ),
         ("RETOUCH_MODELS", "tiny", 'a RETOUCH_* variable is not JSON: error parsing value for field "models"'),
     ],
 )
@@ -125,6 +182,81 @@ def test_a_wrong_variable_stops_the_start_and_is_named(
 ):
     monkeypatch.setenv(name, value)
     assert told in refused(written(file, {"server": {"host": "file"}}))
+
+
+SERVICES = {
+    "_SERVICE_HOST": "10.96.0.7",
+    "_SERVICE_PORT": "8000",
+    "_SERVICE_PORT_HTTP": "8000",
+    "_SERVICE_PORT_HTTP_METRICS": "8000",
+    "_PORT": "tcp://10.96.0.7:8000",
+    "_PORT_8000_TCP": "tcp://10.96.0.7:8000",
+    "_PORT_8000_TCP_PROTO": "tcp",
+    "_PORT_8000_TCP_PORT": "8000",
+    "_PORT_8000_TCP_ADDR": "10.96.0.7",
+    "_PORT_53_UDP_ADDR": "10.96.0.7",
+}
+
+
+@pytest.mark.parametrize("service", ["RETOUCH", "RETOUCH_SERVE_SVC", "RETOUCH_SERVER", "RETOUCH_MODELS", "RETOUCH_2_0"])
+def test_variables_that_kubernetes_sets_for_services_are_passed_over(monkeypatch: pytest.MonkeyPatch, service: str):
+    expected = load()
+    for suffix, value in SERVICES.items():
+        monkeypatch.setenv(f"{service}{suffix}", value)
+    assert load() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RETOUCH_PORT", "8000"),
+        ("RETOUCH_SERVER_PORT", "8000"),
+        ("RETOUCH_SERVER_HOST", "10.96.0.7"),
+        ("RETOUCH_HOST", "tcp://10.96.0.7:8000"),
+        ("retouch_service_host", "10.96.0.7"),
+        ("RETOUCH_SERVICE_HOSTS", "10.96.0.7"),
+        ("RETOUCH_SERVICE_HOST_HTTP", "10.96.0.7"),
+        ("RETOUCH_PORT_HTTP_TCP", "tcp://10.96.0.7:8000"),
+        ("RETOUCH_PORT_8000_TCP_HOST", "10.96.0.7"),
+        ("RETOUCH_PORT_8000", "8000"),
+        ("RETOUCH_SERVER__PORT_8000_TCP", "8000"),
+        ("RETOUCH__SERVICE_HOST", "10.96.0.7"),
+        ("RETOUCH_SERVICE_HOST\n", "10.96.0.7"),
+    ],
+)
+def test_variables_that_only_look_like_those_of_services_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    monkeypatch.setenv(name, value)
+    assert name in refused()
+
+
+def test_a_model_on_a_gpu_asks_ray_for_one_or_a_part_of_one(file: Path):
+    model = {**FIRST, "device": "cuda", "num_gpus": 0.5}
+    assert load(written(file, {"models": [model]})).models[0].num_gpus == 0.5
+
+
+def test_the_threads_are_left_to_the_machine_that_a_replica_runs_on(file: Path):
+    assert load().models[0].threads == 0
+    assert load(written(file, {"models": [{**FIRST, "threads": 3}]})).models[0].threads == 3
+
+
+def test_a_plain_installation_holds_the_embedded_checkpoint(tmp_path: Path):
+    build = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")]
+    run([sys.executable, "-c", "import setuptools; setuptools.setup()", *build], cwd=ROOT)
+    told = "import serve.settings as s, sys; print(s.EMBEDDED_CHECKPOINT, 'embedded_model' in sys.modules)"
+    found, imported = run([sys.executable, "-c", told], cwd=tmp_path / "lib").split()
+    assert Path(found) == tmp_path / "lib" / "embedded_model" / "checkpoint"
+    assert imported == "False"
+    assert files_below(Path(found)) == files_below(EMBEDDED_CHECKPOINT) >= {"model_index.json"}
+
+
+def run(command: list[str], cwd: Path) -> str:
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_wrong_section_is_told_also_where_overrides_change_it(file: Path):

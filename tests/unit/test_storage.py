@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
+import pickle
 import re
 import resource
 import string
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from multiprocessing.pool import Pool
@@ -20,11 +21,12 @@ from hypothesis import strategies as st
 
 from serve.errors import BackendUnavailable, ConfigurationError, InvalidSignature, LinkExpired, NotFound
 from serve.settings import StorageSettings
-from serve.storage import LocalStore, Storage
+from serve.storage import LocalStore, Storage, StorageFull
 from serve.storage.local import ABANDONED_S, GRACE_S
 from serve.types import OutputFormat
 
 MIB = 2**20
+LIMIT = 16 * MIB
 HOST = "https://images.example.com"
 LIFETIME_S = 3600.0
 
@@ -209,25 +211,29 @@ def test_processes_that_start_at_once_agree_on_one_secret(pool: Pool, tmp_path: 
         assert len(list(links[0].iterdir())) == 5
 
 
-def put_and_sweep(folder: Path, rounds: int) -> list[str]:
-    store = LocalStore(configured(folder, max_bytes=MIB))
+def put_until_refused(folder: Path, rounds: int) -> tuple[list[str], int]:
+    """The links, and how often the store was full."""
+    store = LocalStore(configured(folder, max_bytes=LIMIT))
     urls: list[str] = []
+    refused = 0
     for _ in range(rounds):
-        urls.append(store.put(os.urandom(MIB // 20), "png", HOST))
+        try:
+            urls.append(store.put(os.urandom(LIMIT // 40), "png", HOST))
+        except StorageFull:
+            refused += 1
         store.sweep()
-    return urls
+    return urls, refused
 
 
-def test_processes_may_put_and_sweep_at_the_same_time(pool: Pool, folder: Path):
-    urls = [url for urls in pool.starmap(put_and_sweep, [(folder, 25)] * 4, chunksize=1) for url in urls]
-    store = LocalStore(configured(folder, max_bytes=MIB))
-    store.sweep()
-    left = pictures(folder)
-    readable = [read(store, link) for link in map(taken_apart, urls) if link.name in left]
-    assert len(readable) == len(left)
-    assert 0 < sum(map(len, readable)) <= MIB
-    assert all(len(data) == MIB // 20 for data in readable)
-    assert {path.name for path in folder.iterdir()} - left == {".secret"}
+def test_processes_that_fill_one_folder_at_the_same_time_keep_its_limit_and_every_link(pool: Pool, folder: Path):
+    done = pool.starmap(put_until_refused, [(folder, 15)] * 4, chunksize=1)
+    urls = [url for urls, _ in done for url in urls]
+    store = LocalStore(configured(folder, max_bytes=LIMIT))
+    read_back = [read(store, taken_apart(url)) for url in urls]
+    assert {len(data) for data in read_back} == {LIMIT // 40}
+    assert 40 <= len(urls) <= 44  # the limit holds 40; each process may be writing one that the others do not see
+    assert len(urls) + sum(refused for _, refused in done) == 60
+    assert {path.name for path in folder.iterdir()} == {".secret", *(taken_apart(url).name for url in urls)}
 
 
 def test_the_store_closes_what_it_makes_to_other_users(store: LocalStore, folder: Path):
@@ -255,15 +261,97 @@ def test_links_outlive_a_restart_with_a_shorter_lifetime(store: LocalStore, fold
     assert read(restarted, link) == b"picture"
 
 
-def test_beyond_the_limit_a_sweep_removes_the_oldest_first(folder: Path, clock: Clock):
-    store = LocalStore(configured(folder, max_bytes=MIB), clock)
-    names: list[str] = []
-    for _ in range(5):
-        names.append(put(store, bytes(MIB // 3)).name)
+def test_a_full_store_refuses_and_every_link_goes_on_working(folder: Path, clock: Clock):
+    store = LocalStore(configured(folder, max_bytes=LIMIT), clock)
+    links: list[Link] = []
+    for _ in range(4):
+        links.append(put(store, bytes(LIMIT // 4)))
         clock.now += 10
-    assert store.sweep() == 2
-    assert pictures(folder) == set(names[2:])
+    for data in (b"x", bytes(LIMIT // 4)):
+        with pytest.raises(StorageFull):
+            put(store, data)
     assert store.sweep() == 0
+    assert [len(read(store, link)) for link in links] == [LIMIT // 4] * 4
+    assert pictures(folder) == {link.name for link in links}
+
+
+def refusal(store: LocalStore, data: bytes = b"x") -> StorageFull:
+    with pytest.raises(StorageFull) as caught:
+        put(store, data)
+    return caught.value
+
+
+def test_a_full_store_tells_when_the_first_file_goes_and_has_room_then(folder: Path, clock: Clock):
+    clock.now = 1_000_000.0
+    store = LocalStore(configured(folder, max_bytes=LIMIT), clock)
+    first = put(store, bytes(LIMIT // 2))
+    clock.now += 100
+    second = put(store, bytes(LIMIT // 2))
+    assert refusal(store).retry_after_s == LIFETIME_S + GRACE_S - 100
+    clock.now += LIFETIME_S + GRACE_S - 101
+    assert refusal(store).retry_after_s == 1
+    clock.now += 1
+    third = put(store, bytes(LIMIT // 2))
+    assert pictures(folder) == {second.name, third.name}
+    assert first.name not in pictures(folder)
+    assert refusal(store).retry_after_s == 100
+
+
+def test_a_store_that_was_full_when_it_started_takes_files_once_others_expire(folder: Path, clock: Clock):
+    put(LocalStore(configured(folder, max_bytes=LIMIT), clock), bytes(LIMIT))
+    store = LocalStore(configured(folder, max_bytes=LIMIT), clock)
+    wait_s = refusal(store).retry_after_s
+    assert wait_s is not None
+    clock.now += wait_s
+    assert read(store, put(store)) == b"picture"
+
+
+def test_a_store_learns_of_what_others_put_before_they_can_pass_the_limit_by_far(folder: Path, clock: Clock):
+    one, other = (LocalStore(configured(folder, max_bytes=LIMIT), clock) for _ in range(2))
+    put(one, b"x")
+    put(other, bytes(LIMIT - 1024))
+    size = LIMIT // 256
+    taken = 0
+    with suppress(StorageFull):
+        for _ in range(64):
+            put(one, bytes(size))
+            taken += size
+    assert size <= taken <= LIMIT // 64 + size
+
+
+def test_a_refusal_knows_of_files_that_came_after_the_last_look(folder: Path, clock: Clock):
+    clock.now = 1_000_000.0
+    store = LocalStore(configured(folder, max_bytes=LIMIT), clock)
+    put(store, b"x")
+    assert refusal(store, bytes(LIMIT)).retry_after_s == LIFETIME_S + GRACE_S
+
+
+def test_room_that_somebody_makes_by_hand_is_seen_at_the_next_sweep(folder: Path, clock: Clock):
+    store = LocalStore(configured(folder, max_bytes=LIMIT), clock)
+    link = put(store, bytes(LIMIT))
+    refusal(store)
+    (folder / link.name).unlink()
+    store.sweep()
+    assert read(store, put(store)) == b"picture"
+
+
+def test_a_picture_that_can_never_fit_is_refused_without_a_time_to_try_again(folder: Path, clock: Clock):
+    store = LocalStore(configured(folder, max_bytes=LIMIT), clock)
+    assert refusal(store, bytes(LIMIT + 1)).retry_after_s is None
+    assert read(store, put(store)) == b"picture"
+
+
+def test_a_full_store_is_a_503_that_says_what_else_works_and_survives_pickling(folder: Path, clock: Clock):
+    store = LocalStore(configured(folder, max_bytes=LIMIT), clock)
+    put(store, bytes(LIMIT))
+    error = refusal(store)
+    assert isinstance(error, BackendUnavailable)
+    assert (error.status, error.code, error.retryable) == (503, "backend_unavailable", True)
+    assert error.message == (
+        "the store of results is full (16.0 MiB of 16.0 MiB); try again later, or ask for b64_json"
+    )
+    arrived = pickle.loads(pickle.dumps(error))
+    assert (type(arrived), arrived.message, arrived.retry_after_s) == (StorageFull, error.message, error.retry_after_s)
 
 
 def test_a_sweep_clears_up_after_a_process_that_died_while_writing(store: LocalStore, folder: Path, clock: Clock):
@@ -302,10 +390,11 @@ def files_no_bigger_than(size: int) -> Generator[None]:
 
 
 def test_a_disk_that_takes_no_more_is_a_503_and_leaves_nothing_behind(store: LocalStore, folder: Path):
-    with files_no_bigger_than(4096), pytest.raises(BackendUnavailable):
-        store.put(bytes(MIB), "png", HOST)
+    for _ in range(100):  # more than the limit in all
+        with files_no_bigger_than(4096), pytest.raises(StorageFull):
+            store.put(bytes(MIB), "png", HOST)
     assert {path.name for path in folder.iterdir()} == {".secret"}
-    assert read(store, put(store)) == b"picture"
+    assert read(store, put(store, bytes(32 * MIB))) == bytes(32 * MIB)
 
 
 def test_a_folder_that_vanished_is_a_503(store: LocalStore, folder: Path):
