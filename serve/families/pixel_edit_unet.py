@@ -1,10 +1,9 @@
 """The denoiser of the pixel-edit family: a small convolutional U-Net that predicts the edited picture itself.
 
 The latents are the RGB picture folded into cells of `patch_size` x `patch_size` pixels, so nothing is lost and no
-autoencoder is needed. The network answers "the source plus a change": a colour transform for each cell (three rows of
-four coefficients, as in bilateral-grid retouching, Gharbi et al. 2017), which keeps every edge sharp, plus a free
-residual for what no colour transform can do, such as a blur. The last layer starts at zero, so an untrained network
-is the identity.
+autoencoder is needed. The network answers "the source plus a change": a colour transform for each cell (as in
+bilateral-grid retouching, Gharbi et al. 2017) of the source, which keeps every edge sharp, and of a smoothed source,
+which can take edges away, plus a free residual. The last layer starts at zero, so an untrained network is the identity.
 
 Nothing looks at a batch neighbour, and normalisation is over the channels of one position, so a network trained on
 small crops works on whole pictures.
@@ -58,6 +57,7 @@ class PixelEditUNet(ModelMixin, ConfigMixin):
         latent_channels = RGB * patch_size**2
         self.text_pool = TextPool(text_dim, text_heads, conditioning_dim)
         self.sigma_embedding = SigmaEmbedding(sigma_frequencies, conditioning_dim)
+        self.colour_statistics = ColourStatistics(conditioning_dim)
         self.conditioning = nn.Sequential(nn.SiLU(), nn.Linear(conditioning_dim, conditioning_dim), nn.SiLU())
         self.inlet = nn.Conv2d(2 * latent_channels, channels[0], 3, padding=1)
 
@@ -79,7 +79,8 @@ class PixelEditUNet(ModelMixin, ConfigMixin):
         latents, source: (B, C, h, w), pixels in [-1, 1]; sigma: (B,), 1 is noise and 0 the picture;
         text: (B, L, text_dim) encoder hidden states; text_mask: (B, L), true or 1 where there is a token.
         """
-        condition = self.conditioning(self.text_pool(text, text_mask) + self.sigma_embedding(sigma))
+        statistics = self.colour_statistics(latents, source, sigma)
+        condition = self.conditioning(self.text_pool(text, text_mask) + self.sigma_embedding(sigma) + statistics)
         x = torch.cat([latents, source], dim=1).contiguous(memory_format=torch.channels_last)  # the norms' layout
         x = self.inlet(x)
         skips: list[Tensor] = []
@@ -130,6 +131,34 @@ class SigmaEmbedding(nn.Module):
         return self.project(waves.to(sigma.dtype))
 
 
+class ColourStatistics(nn.Module):
+    """How the colours of the noisy picture relate to the source's: means, and covariances over all pixels.
+
+    They show how much of an edit the noisy picture already holds. Averages over a whole picture see through noise that
+    a convolution's few cells do not, and a product of noisy picture and source is what no convolution computes.
+    """
+
+    def __init__(self, out_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(
+            nn.Linear(2 * RGB + 2 * RGB * RGB, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim)
+        )
+        last = self.project[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(_bias(last))
+
+    def forward(self, latents: Tensor, source: Tensor, sigma: Tensor) -> Tensor:
+        """latents, source (B, C, h, w), sigma (B,) to (B, out_dim)."""
+        visible = (1 - sigma.float()).clamp(min=0.1)[:, None, None]  # the share of the picture in the noisy latents
+        content, pixels = _colours(latents) / visible, _colours(source)
+        content_mean, pixels_mean = content.mean(dim=2, keepdim=True), pixels.mean(dim=2, keepdim=True)
+        centred = pixels - pixels_mean
+        weighted = (centred / pixels.shape[2]).transpose(1, 2)
+        moments = [content_mean, pixels_mean, 4 * (content - content_mean) @ weighted, 4 * centred @ weighted]
+        return self.project(torch.cat([m.flatten(1) for m in moments], dim=1).to(sigma.dtype))
+
+
 class ResidualBlock(nn.Module):
     """Channel normalisation, scale and shift from the condition (FiLM), two 3x3 convolutions, and the skip."""
 
@@ -172,14 +201,14 @@ class GlobalContext(nn.Module):
 
 
 class ColourAndResidualHead(nn.Module):
-    """Source plus change: a 3x4 colour transform a cell, applied to its pixels, and a free residual.
+    """Source plus change: for each cell a 3x7 transform of its colours, smoothed colours and 1, and a free residual.
 
     The condition also reaches the transform directly: most tone edits are nearly the same for the whole picture.
     """
 
     def __init__(self, width: int, latent_channels: int, conditioning_dim: int) -> None:
         super().__init__()
-        outputs = RGB * (RGB + 1) + latent_channels
+        outputs = RGB * (2 * RGB + 1) + latent_channels
         self.norm = ChannelNorm(width)
         self.film = nn.Linear(conditioning_dim, 2 * width)
         self.change = nn.Conv2d(width, outputs, 3, padding=1)
@@ -193,12 +222,30 @@ class ColourAndResidualHead(nn.Module):
         scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
         local = self.change(self.norm(x) * (1 + scale) + shift)
         change = (local + self.whole_picture(condition)[:, :, None, None]).to(source.dtype)
-        gains, offsets, residual = change.split([RGB * RGB, RGB, source.shape[1]], dim=1)
-        pixels = source.unflatten(1, (RGB, -1))  # (B, 3, patch^2, h, w): pixel_unshuffle keeps a colour together
-        toned = sum(
-            gains[:, RGB * c : RGB * (c + 1), None] * pixels[:, c : c + 1] for c in range(RGB)
-        ) + offsets.unsqueeze(2)
+        gains, offsets, residual = change.split([2 * RGB * RGB, RGB, source.shape[1]], dim=1)
+        colours = torch.cat([_by_colour(source), _by_colour(_smoothed(source))], dim=1)  # (B, 6, patch^2, h, w)
+        toned = offsets.unsqueeze(2)
+        for c in range(2 * RGB):
+            toned = toned + gains[:, RGB * c : RGB * (c + 1), None] * colours[:, c : c + 1]
         return source + toned.flatten(1, 2) + residual
+
+
+def _smoothed(latents: Tensor) -> Tensor:
+    """The cells' mean colours, interpolated between their centres: about a Gaussian blur of half a cell."""
+    patch_size = math.isqrt(latents.shape[1] // RGB)
+    means = _by_colour(latents).mean(dim=2)
+    pixels = functional.interpolate(means, scale_factor=float(patch_size), mode="bilinear", align_corners=False)
+    return functional.pixel_unshuffle(pixels, patch_size)
+
+
+def _by_colour(latents: Tensor) -> Tensor:
+    """(B, 3 * patch^2, h, w) to (B, 3, patch^2, h, w): pixel_unshuffle keeps the pixels of a colour together."""
+    return latents.unflatten(1, (RGB, -1))
+
+
+def _colours(latents: Tensor) -> Tensor:
+    """(B, 3 * patch^2, h, w) to (B, 3, pixels), in float32: sums over a large picture."""
+    return _by_colour(latents).flatten(2).float()
 
 
 def _through(blocks: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
