@@ -1,4 +1,4 @@
-"""The command line: `python -m embedded_model train | export | evaluate`."""
+"""The command line: `python -m embedded_model train | export | evaluate | gallery`."""
 
 import argparse
 import logging
@@ -8,6 +8,7 @@ from embedded_model.data import held_out_photographs
 from embedded_model.editors import CheckpointEditor, HttpEditor
 from embedded_model.evaluate import evaluate
 from embedded_model.export import export_checkpoint
+from embedded_model.gallery import draw_gallery
 from embedded_model.sampling import DEFAULT_STEPS
 from embedded_model.train import TrainingConfig, load_average, train
 
@@ -39,6 +40,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         editor = CheckpointEditor(arguments.checkpoint, arguments.steps)
     photographs = held_out_photographs(arguments.work / "cache")
     evaluate(editor, photographs, arguments.wordings, arguments.out)
+
+
+def _gallery(arguments: argparse.Namespace) -> None:
+    draw_gallery(arguments.url, arguments.out)
 
 
 def _training_config(arguments: argparse.Namespace) -> TrainingConfig:
@@ -73,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluating.add_argument("--work", type=Path, default=WORK)
     evaluating.add_argument("--out", type=Path, required=True, help="folder for report.json and sheet.png")
     evaluating.set_defaults(run=_evaluate)
+    drawing = commands.add_parser("gallery", help="the README's picture, by a running server")
+    drawing.add_argument("--url", default="http://127.0.0.1:8000")
+    drawing.add_argument("--out", type=Path, default=Path(__file__).parent / "edits.jpg")
+    drawing.set_defaults(run=_gallery)
     return parser
 
 
