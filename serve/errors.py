@@ -177,5 +177,9 @@ class BackendUnavailable(EditError):
     retryable = True
 
 
+class BackendLost(BackendUnavailable):
+    """An executor is gone for good in this process, where nothing can succeed any more; in another one it can."""
+
+
 class ConfigurationError(Exception):
     """A start that cannot succeed. The message is one sentence that names the key and shows the value."""

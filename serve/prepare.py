@@ -4,7 +4,7 @@ Both halves are plain functions over bytes and arrays; the deployments only deci
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from serve.codec import (
@@ -64,6 +64,14 @@ class PreparedEdit:
     caller: tuple[str | None, str | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The frame's canvas (H, W, 3) and mask (H, W) or None, at the size that the model draws."""
+
+    canvas: Pixels
+    mask: Pixels | None
+
+
 def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
     """Check a JSON body against the schema, the limits and the model, and decode its pictures.
 
@@ -73,11 +81,10 @@ def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str
     model = served_model(request.model or "", settings)
     known = facts[model.id]
     _refuse_what_the_model_cannot(request, model.id, known)
-    pictures = _decode_pictures(request, settings.limits)
-    mask = _decode_mask(request, pictures[0], settings.limits)
-    frame = _frame(request, pictures[0], mask, known)
+    frame, drawn = _source(request, settings.limits, known)
+    references = tuple(_references(request, settings.limits, known))
     strength = known.default_strength if request.strength is None else request.strength
-    job = None if strength == 0 else _job(request, request_id, pictures, mask, frame, strength, known)
+    job = None if strength == 0 else _job(request, request_id, drawn, references, frame.seeds, strength, known)
     return PreparedEdit(model.id, job, frame, caller=(request.user, request.safety_identifier))
 
 
@@ -109,13 +116,27 @@ def _refuse_what_the_model_cannot(request: EditRequest, model: str, facts: Model
         )
 
 
-def _decode_pictures(request: EditRequest, limits: LimitSettings) -> list[Pixels]:
-    pictures: list[Pixels] = []
-    for i, item in enumerate(request.images):
-        param = f"images[{i}]"
-        data = decode_base64(item, param, limits.image_bytes)
-        pictures.append(decode_picture(data, param, limits.image_pixels))
-    return pictures
+def _source(request: EditRequest, limits: LimitSettings, facts: ModelFacts) -> tuple[Frame, _Drawn]:
+    """The source and its mask at the sizes that are needed of them. At full size they end here."""
+    source = _decode(request, 0, limits)
+    mask = _decode_mask(request, source, limits)
+    frame = _frame(request, source, mask, facts)
+    drawn = draw_size(frame.size, facts)
+    if drawn == frame.size:
+        return frame, _Drawn(frame.canvas, frame.mask)
+    return frame, _Drawn(cover(source, drawn), None if mask is None else cover_mask(mask, drawn))
+
+
+def _references(request: EditRequest, limits: LimitSettings, facts: ModelFacts) -> Iterator[Pixels]:
+    """Decoded and fitted one after the other, because a picture may take hundreds of megabytes at full size."""
+    for i in range(1, len(request.images)):
+        yield fit_reference(_decode(request, i, limits), facts.reference_pixels, facts.multiple)
+
+
+def _decode(request: EditRequest, index: int, limits: LimitSettings) -> Pixels:
+    param = f"images[{index}]"
+    data = decode_base64(request.images[index], param, limits.image_bytes)
+    return decode_picture(data, param, limits.image_pixels)
 
 
 def _decode_mask(request: EditRequest, source: Pixels, limits: LimitSettings) -> Pixels | None:
@@ -143,22 +164,19 @@ def _frame(request: EditRequest, source: Pixels, mask: Pixels | None, facts: Mod
 def _job(
     request: EditRequest,
     request_id: str,
-    pictures: Sequence[Pixels],
-    mask: Pixels | None,
-    frame: Frame,
+    drawn: _Drawn,
+    references: tuple[Pixels, ...],
+    seeds: tuple[int, ...],
     strength: float,
     facts: ModelFacts,
 ) -> EditJob:
-    drawn = draw_size(frame.size, facts)
-    same = drawn == frame.size
-    mask_drawn = frame.mask if same or mask is None else cover_mask(mask, drawn)
     return EditJob(
         request_id=request_id,
         prompt=request.prompt,
-        canvas=frame.canvas if same else cover(pictures[0], drawn),
-        references=tuple(fit_reference(one, facts.reference_pixels, facts.multiple) for one in pictures[1:]),
-        mask=mask_drawn,
-        seeds=frame.seeds,
+        canvas=drawn.canvas,
+        references=references,
+        mask=drawn.mask,
+        seeds=seeds,
         steps=facts.default_steps if request.num_inference_steps is None else request.num_inference_steps,
         strength=strength,
         guidance=facts.default_guidance if request.guidance_scale is None else request.guidance_scale,

@@ -48,11 +48,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class EditResult:
-    """images: one (H, W, 3) picture a seed, in the seeds' order. timings_ms: queue, encode, denoise and vae."""
+    """images: one (H, W, 3) picture a seed, in the seeds' order. timings_ms: queue, encode, denoise and vae.
+
+    revised_prompt: the prompt that ran, where it is not the job's.
+    """
 
     images: tuple[Pixels, ...]
     usage: Usage
     timings_ms: Mapping[str, float]
+    revised_prompt: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,33 @@ About 200,000 parameters, so that a whole edit takes a fraction of a second; wei
 network visibly moves the latents and answers differently to every input.
 """
 
+import json
 import string
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+from tokenizers import Tokenizer, models, normalizers, processors
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from serve.families.pixel_edit_unet import PixelEditUNet
 
 Module = TypeVar("Module", bound=nn.Module)
 
 TEXT_TOKENS = 16
+SUMMARY_TOKENS = 8
+"""CLIP reads fewer than T5, as in the real model."""
 TEXT_WIDTH = 32
 TOKEN_PIXELS = 16
 """Side in pixels of what a latent token shows, as in the real model."""
@@ -31,12 +45,42 @@ def flux_kontext(folder: Path) -> Path:
             vae=_scaled(_autoencoder(), 1.3),
             text_encoder=_scaled(_clip(), 1.3),
             tokenizer=_clip_tokenizer(),
-            text_encoder_2=_scaled(_t5(), 1.3),
+            text_encoder_2=_scaled(_t5(len(_t5_tokenizer())), 1.3),
             tokenizer_2=_t5_tokenizer(),
             transformer=_scaled(_flux_transformer(), 2.0),
         )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def pixel_edit(folder: Path) -> Path:
+    """The embedded model in small; text of up to 16 bytes. Answers `folder`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = PixelEditUNet(
+            channels=(8, 12, 16), blocks_per_level=1, conditioning_dim=16, text_dim=TEXT_WIDTH, text_length=TEXT_TOKENS
+        )
+        for parameter in denoiser.parameters():
+            nn.init.normal_(parameter, std=0.1)  # as built, it is the identity
+        _t5(len(byte_tokenizer())).save_pretrained(folder / "text_encoder")
+        denoiser.save_pretrained(folder / "denoiser")
+    byte_tokenizer().save_pretrained(folder / "tokenizer")
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    index = {"_class_name": "PixelEditPipeline", "text_encoder": ["transformers", "T5EncoderModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte; lower-cased, in the compatibility form of Unicode, ended by a mark."""
+    vocabulary = {piece: index for index, piece in enumerate(["<pad>", "</s>", *sorted(ByteLevel.alphabet())])}
+    tokenizer: Any = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=TEXT_TOKENS
+    )
 
 
 def _flux_transformer() -> FluxTransformer2DModel:
@@ -86,7 +130,7 @@ def _clip_tokenizer() -> CLIPTokenizer:
     alphabet = sorted(ByteLevel.alphabet())
     pieces = alphabet + [f"{piece}</w>" for piece in alphabet] + marks
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TEXT_TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=SUMMARY_TOKENS)
 
 
 def _clip() -> CLIPTextModel:
@@ -98,7 +142,7 @@ def _clip() -> CLIPTextModel:
             intermediate_size=37,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=TEXT_TOKENS,
+            max_position_embeddings=SUMMARY_TOKENS,
             projection_dim=TEXT_WIDTH,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -114,10 +158,9 @@ def _t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=[(piece, 0.0) for piece in pieces], extra_ids=0, model_max_length=TEXT_TOKENS)
 
 
-def _t5() -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(vocab_size=len(_t5_tokenizer()), d_model=TEXT_WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
-    )
+def _t5(words: int) -> T5EncoderModel:
+    """words: of the tokenizer's vocabulary."""
+    return T5EncoderModel(T5Config(vocab_size=words, d_model=TEXT_WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4))
 
 
 def _scaled(module: Module, factor: float) -> Module:

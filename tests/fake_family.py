@@ -7,6 +7,7 @@ Rows are named `request_id:seed`; `calls` holds the names of the rows of every d
 import hashlib
 import math
 import queue
+import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from serve.backends.base import Component
+from serve.backends.base import Component, device_faults
 from serve.families.base import Inputs, Sample, TextEncoding
 from serve.types import Axis, ComponentSpec, EditJob, Pixels, TensorSpec
 
 PATCH = 2
 CHANNELS = 3 * PATCH * PATCH
 TEXT = 8
+MAX_WORDS = 16
 TIMEOUT_S = 60.0
 
 Where = Literal["encode_text", "begin", "step_inputs", "denoise", "nan", "advance", "decode"]
@@ -70,7 +72,10 @@ class Gate:
 
 
 class FakeDenoiser:
-    """Real matrix products, large enough that their bytes depend on the batch's size."""
+    """Real matrix products, large enough that their bytes depend on the batch's size.
+
+    Faults of the device are raised as the real backends raise them.
+    """
 
     spec: ComponentSpec = ComponentSpec(
         name="denoiser",
@@ -94,7 +99,8 @@ class FakeDenoiser:
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         assert list(inputs) == [tensor.name for tensor in self.spec.inputs]
-        self._before_call(inputs["row"].tolist())
+        with device_faults(self.spec.name):
+            self._before_call(inputs["row"].tolist())
         tokens = inputs["latents"].shape[1]
         text = inputs["text"][:, None].expand(-1, tokens, -1)
         sigma = inputs["sigma"][:, None, None].expand(-1, tokens, 1)
@@ -107,6 +113,7 @@ class FakeFamily:
     """Flow matching by Euler steps over `FakeDenoiser`; guidance above 1 makes two passes a step.
 
     Samples share a key exactly when their pictures have the same size. A job of 0 steps begins with none remaining.
+    Of a prompt, `MAX_WORDS` words are read. The text encoder is a component; the decoder works on plain tensors.
     """
 
     def __init__(self, *faults: Fault, step_gate: Gate | None = None, encode_gate: Gate | None = None) -> None:
@@ -127,11 +134,14 @@ class FakeFamily:
     def encode_text(self, prompt: str) -> TextEncoding:
         if self._encode_gate:
             self._encode_gate.arrive((prompt,))
-        self._fail_at("encode_text", prompt)
+        with device_faults("text_encoder"):
+            self._fail_at("encode_text", prompt)
         self.encoded_prompts.append(prompt)
-        digest = np.frombuffer(hashlib.sha256(prompt.encode()).digest()[:TEXT], np.uint8)
+        words = list(re.finditer(r"\S+", prompt))[:MAX_WORDS]
+        read = prompt[: words[-1].end()] if words else ""
+        digest = np.frombuffer(hashlib.sha256(read.encode()).digest()[:TEXT], np.uint8)
         tensor = torch.from_numpy(digest.astype(np.float32) / 127.5 - 1)[None]
-        return TextEncoding({"text": tensor}, tokens=len(prompt.split()))
+        return TextEncoding({"text": tensor}, len(words), cut_to=None if read == prompt.rstrip() else read)
 
     def encode_image(self, pixels: Pixels) -> torch.Tensor:
         self.encoded_images += 1

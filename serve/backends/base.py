@@ -1,10 +1,12 @@
 """What an executor of components offers to the families and the engine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 
+from serve.errors import BackendLost, BackendUnavailable
 from serve.types import ComponentSpec
 
 
@@ -17,7 +19,8 @@ class Component(Protocol):
         """Run once. inputs: one tensor for each of `spec.inputs`, by name, equal in their batch axis.
 
         Answers one tensor for each of `spec.outputs`, on the backend's device; the caller may keep and change them.
-        Raises ValueError for a tensor that does not fit the spec, BackendUnavailable when the executor is gone.
+        Raises ValueError for a tensor that does not fit the spec, BackendUnavailable where another call may succeed
+        (there was no memory for this one), BackendLost when the executor is gone.
         """
         ...
 
@@ -38,3 +41,23 @@ class Backend(Protocol):
         Its forward takes the inputs by name and returns one tensor, or a tuple in the order of `spec.outputs`.
         """
         ...
+
+
+@contextmanager
+def device_faults(where: str) -> Generator[None]:
+    """Raises what torch raises for a device as an error of this package. where: what ran, as the caller is told.
+
+    Out of memory passes with the load: BackendUnavailable. After any other fault of a device, every later call in this
+    process fails: BackendLost.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BackendUnavailable(f"{where} ran out of device memory; try again") from error
+    except torch.AcceleratorError as error:
+        raise BackendLost(f"the device failed in {where}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What follows is advice for programmers of kernels."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

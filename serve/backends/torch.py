@@ -1,12 +1,12 @@
 """The reference executor: components run eagerly as torch modules, on the CPU or an accelerator."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from serve.errors import BackendUnavailable, ConfigurationError
+from serve.backends.base import device_faults
+from serve.errors import ConfigurationError
 from serve.types import ComponentSpec, TensorSpec
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -41,7 +41,7 @@ class TorchBackend:
 
         Convolutions run channels-last: in float32 on a CPU they are far slower otherwise.
         """
-        with _translated(spec.name):
+        with device_faults(spec.name):
             built = module().eval().requires_grad_(False)
             built.to(device=self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             _align(built)
@@ -59,7 +59,7 @@ class TorchComponent:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         self._check_inputs(inputs)
-        with _translated(self.spec.name), torch.inference_mode():
+        with device_faults(self.spec.name), torch.inference_mode():
             answer: Tensor | tuple[Tensor, ...] = self._module(**inputs)
         outputs = answer if isinstance(answer, tuple) else (answer,)
         # Inference tensors may not be changed later, and may be views of larger ones: the caller gets its own.
@@ -114,17 +114,6 @@ def _align(module: nn.Module) -> None:
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT_BYTES:
             tensor.data = tensor.data.clone()
-
-
-@contextmanager
-def _translated(component: str) -> Generator[None]:
-    """Out of memory may pass with the load; a broken accelerator means that the process must be replaced."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise BackendUnavailable(f"{component} ran out of device memory") from error
-    except torch.AcceleratorError as error:
-        raise BackendUnavailable(f"the accelerator failed in {component}") from error
 
 
 def _listed(names: Iterable[str]) -> str:

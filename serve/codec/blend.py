@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from serve.codec.bands import bands
 from serve.types import Pixels
 
 
@@ -21,7 +22,10 @@ def compose(canvas: Pixels, edited: Pixels, mask: Pixels | None) -> Pixels:
 
 def over_white(colour: Pixels, alpha: Pixels) -> Pixels:
     """colour (H, W, C) with alpha (H, W), 255 is opaque, before a white ground."""
-    return ~divide_255(np.multiply(~colour, alpha[..., None], dtype=np.uint16))
+    mixed = np.empty(colour.shape, np.uint8)
+    for rows in bands(len(colour)):
+        mixed[rows] = ~divide_255(np.multiply(~colour[rows], alpha[rows, :, None], dtype=np.uint16))
+    return mixed
 
 
 def divide_255(products: npt.NDArray[np.uint16]) -> Pixels:

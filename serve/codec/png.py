@@ -15,10 +15,12 @@ import numpy.typing as npt
 from isal import isal_zlib
 from PIL import Image
 
+from serve.codec.bands import bands
 from serve.types import Pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_SIDE = 2**31 - 1
+_INFLATED_AT_ONCE = 2**22
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
@@ -98,10 +100,12 @@ def read(data: bytes, header: Header) -> Raster:
     orientation = exif_orientation(_first(chunks, b"eXIf") or b"")
     if header.colour == PALETTE:
         return Raster(*_look_up(high[..., 0], _first(chunks, b"PLTE"), transparency), orientation)
-    samples = _to_8_bits(high, low)
     if header.colour in (GREY_ALPHA, RGBA):
-        return Raster(samples[..., :-1], samples[..., -1], orientation)
-    return Raster(samples, _keyed_alpha(header, high, low, transparency), orientation)
+        _round_to_8_bits(high, low)
+        return Raster(high[..., :-1], high[..., -1], orientation)
+    alpha = _keyed_alpha(header, high, low, transparency)
+    _round_to_8_bits(high, low)
+    return Raster(high, alpha, orientation)
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -159,13 +163,20 @@ def _first(chunks: dict[bytes, list[memoryview]], name: bytes) -> bytes | None:
 
 def _samples(header: Header, compressed: bytes) -> tuple[Pixels, Pixels | None]:
     """High and low bytes of the samples, (H, W, C) each; low is None at 8 bits and below."""
-    rows = _inflate(compressed, _filtered_length(header))
-    layers = [_unfilter(header, rows, *layout) for layout in _LAYOUTS[header.colour, header.depth]]
+    layers = _layers(header, compressed)
     if header.depth < 16:
         return layers[0], None
     if len(layers) == 1:
         return layers[0][..., 0::2], layers[0][..., 1::2]
     return layers[0], layers[1]
+
+
+def _layers(header: Header, compressed: bytes) -> list[Pixels]:
+    """(H, W, C) for each of the layout's reads. What one step needs of another is let go as soon as it has run."""
+    rows = _inflate(compressed, _filtered_length(header))
+    images = [_unfilter(header, rows, *layout) for layout in _LAYOUTS[header.colour, header.depth]]
+    del rows
+    return [_pixels(images.pop(0)) for _ in range(len(images))]
 
 
 def _filtered_length(header: Header) -> int:
@@ -178,38 +189,59 @@ def _filtered_length(header: Header) -> int:
     return total
 
 
-def _inflate(compressed: bytes, length: int) -> bytes:
+def _inflate(compressed: bytes, length: int) -> bytearray:
     """The filtered rows, as a stream of stored blocks: Pillow's decoder wants a zlib stream, isal inflates it faster.
 
     Unlike that decoder this also tells a stream that ends early. Memory grows with what really inflates.
     """
+    inflater, storer, stored, inflated = isal_zlib.decompressobj(), zlib.compressobj(0), bytearray(), 0
     try:
         # one byte more than is wanted, so that the stream's end is read and its checksum compared
-        rows = isal_zlib.decompressobj().decompress(compressed, length + 1)
+        while rows := inflater.decompress(compressed, min(_INFLATED_AT_ONCE, length + 1 - inflated)):
+            inflated += len(rows)
+            stored += storer.compress(rows)
+            if inflater.eof or inflated > length:
+                break
+            compressed = inflater.unconsumed_tail
     except isal_zlib.error:  # pyright: ignore[reportGeneralTypeIssues]  # isal's stub calls the class an instance
         raise BrokenPNG("its pixel data are damaged") from None
-    if len(rows) < length:
+    if inflated < length:
         raise BrokenPNG("its pixel data end too early")
-    return zlib.compress(rows, 0)
+    stored += storer.flush()
+    return stored
 
 
-def _unfilter(header: Header, rows: bytes, mode: str, raw_mode: str) -> Pixels:
+def _unfilter(header: Header, rows: bytearray, mode: str, raw_mode: str) -> Image.Image:
     size = (header.width, header.height)
     try:
         image = Image.frombytes(mode, size, rows, "zip", raw_mode, int(header.interlaced))
     except (ValueError, OSError, SyntaxError, OverflowError, EOFError):
         raise BrokenPNG("its pixel data are damaged") from None
-    pixels = np.asarray(image.convert("L") if mode == "1" else image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    return image.convert("L") if mode == "1" else image
 
 
-def _to_8_bits(high: Pixels, low: Pixels | None) -> Pixels:
-    """round(v * 255 / 65535) of v = 256 high + low. 65535 / 255 is 257, so v / 257 = high + (low - high) / 257."""
+def _pixels(image: Image.Image) -> Pixels:
+    """(H, W, C), writable. Pillow hands a whole picture out by way of two more copies of it."""
+    pixels = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for rows in bands(image.height):
+        band = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+        pixels[rows] = band if band.ndim == 3 else band[..., None]
+    return pixels
+
+
+def _round_to_8_bits(high: Pixels, low: Pixels | None) -> None:
+    """Changes high to round(v * 255 / 65535) of v = 256 high + low.
+
+    65535 / 255 is 257, so v / 257 = high + (low - high) / 257.
+    """
     if low is None:
-        return high
-    up = (low > high) & (low - high > 128)
-    down = (high > low) & (high - low > 128)
-    return high + up - down
+        return
+    for rows in bands(len(high)):
+        upper, lower = high[rows], low[rows]
+        up = (lower > upper) & (lower - upper > 128)
+        down = (upper > lower) & (upper - lower > 128)
+        upper += up
+        upper -= down
 
 
 def _look_up(

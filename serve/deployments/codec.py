@@ -12,17 +12,17 @@ import pybase64
 
 from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.logs import adopt_serve_logging
-from serve.deployments.messages import Answer, Edited, Prepared, Ticket
+from serve.deployments.messages import Answer, Prepared, Ticket
 from serve.errors import EditError
 from serve.prepare import Frame, finish, prepare
 from serve.schema import EditResponse, ImageItem, TokenUsage
 from serve.settings import Settings
 from serve.storage import LocalStore
-from serve.types import ModelFacts, Usage
+from serve.types import EditResult, ModelFacts, Usage
 
 logger = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 60.0
-NOTHING_DRAWN = Edited(pictures=(), usage=Usage(text_tokens=0, image_tokens=0, output_tokens=0), timings_ms={})
+NOTHING_DRAWN = EditResult(images=(), usage=Usage(0, 0, 0), timings_ms={}, revised_prompt=None)
 T = TypeVar("T")
 
 
@@ -49,7 +49,7 @@ class Codec:
         return Ticket(edit.model, draws=edit.job is not None, caller=edit.caller)
 
     @refusals_as_results
-    async def finish(self, prepared: Prepared, edited: Edited | EditError | None, base_url: str) -> Answer:
+    async def finish(self, prepared: Prepared, edited: EditResult | EditError | None, base_url: str) -> Answer:
         """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
         drawn = succeeded(edited)
         return await self._in_thread(lambda: self._finish(prepared, drawn, base_url))
@@ -66,28 +66,32 @@ class Codec:
         edit = prepare(body, request_id, self._settings, self._facts)
         return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
 
-    def _finish(self, prepared: Prepared, edited: Edited | None, base_url: str) -> Answer:
+    def _finish(self, prepared: Prepared, edited: EditResult | None, base_url: str) -> Answer:
         started = time.monotonic()
         frame = prepared.edit.frame
         drawn = edited or NOTHING_DRAWN
-        files = finish(frame, edited and edited.pictures)
+        files = finish(frame, edited and edited.images)
         width, height = frame.size
         answer = EditResponse(
             created=int(time.time()),
             model=prepared.edit.model,
             size=f"{width}x{height}",
             output_format=frame.output_format,
-            data=[self._item(data, frame, i, base_url) for i, data in enumerate(files)],
+            data=[
+                self._item(data, frame, seed, drawn, base_url) for data, seed in zip(files, frame.seeds, strict=True)
+            ],
             usage=TokenUsage.of(drawn.usage),
         )
         body = answer.model_dump_json().encode()
         png_ms = (time.monotonic() - started) * 1e3
         return Answer(body, {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms})
 
-    def _item(self, data: bytes, frame: Frame, i: int, base_url: str) -> ImageItem:
+    def _item(self, data: bytes, frame: Frame, seed: int, drawn: EditResult, base_url: str) -> ImageItem:
         if frame.by_url:
-            return ImageItem(url=self._store.put(data, frame.output_format, base_url), seed=frame.seeds[i])
-        return ImageItem(b64_json=pybase64.b64encode_as_string(data), seed=frame.seeds[i])
+            url = self._store.put(data, frame.output_format, base_url)
+            return ImageItem(url=url, seed=seed, revised_prompt=drawn.revised_prompt)
+        text = pybase64.b64encode_as_string(data)
+        return ImageItem(b64_json=text, seed=seed, revised_prompt=drawn.revised_prompt)
 
     def _sweep_for_ever(self) -> None:
         never = threading.Event()

@@ -5,11 +5,12 @@ import asyncio
 from serve.backends import load_backend
 from serve.deployments.calls import refusals_as_results
 from serve.deployments.logs import adopt_serve_logging
-from serve.deployments.messages import Edited, Prepared
+from serve.deployments.messages import Prepared
 from serve.engine.engine import Engine, EngineStats
 from serve.errors import BackendUnavailable
 from serve.families import load_family
 from serve.settings import ModelSettings
+from serve.types import EditResult
 
 STOP_S = 5.0
 
@@ -30,17 +31,12 @@ class Editor:
         self._engine.start()
 
     @refusals_as_results
-    async def edit(self, prepared: Prepared) -> Edited:
+    async def edit(self, prepared: Prepared) -> EditResult:
         """Run the job of a request that draws. Its arrays are read-only views of the object store."""
         job = prepared.edit.job
         assert job is not None
-        future = self._engine.submit(job)
-        try:
-            result = await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            self._engine.cancel(job.request_id)
-            raise
-        return Edited(result.images, result.usage, result.timings_ms)
+        # A caller that leaves cancels this method, and with it the engine's future, which frees the rows.
+        return await asyncio.wrap_future(self._engine.submit(job))
 
     @refusals_as_results
     async def ping(self) -> None:

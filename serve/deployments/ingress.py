@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -136,10 +135,8 @@ class Ingress:
 
     async def _prepare(self, request: Request) -> tuple[Call, Ticket]:
         require_json(request)
-        # Two callers may send the same x-request-id; the engine cancels by this id, which is ours alone.
-        job_id = f"{request.state.request_id}/{secrets.token_hex(8)}"
         async with self._bodies.read(request) as body:
-            prepared = self._codec.prepare.remote(body, job_id)
+            prepared = self._codec.prepare.remote(body, request.state.request_id)
             return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
 
     async def _answer(self, prepared: Call, ticket: Ticket, request: Request) -> Answer:

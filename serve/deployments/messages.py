@@ -1,16 +1,15 @@
 """What the deployments hand each other.
 
-`Prepared` and `Edited` hold pixels. Each is the whole result of a call, and the ingress passes that call's response on
-without awaiting it, so that it owns the object and never holds its bytes. References *inside* a result would not do: a
-handle's calls are streaming generators, and Ray may free what their items refer to before the receiver has seen them
-(ray-project/ray#58080).
+`Prepared`, and the editor's `EditResult`, hold pixels. Each is the whole result of a call, and the ingress passes that
+call's response on without awaiting it, so that it owns the object and never holds its bytes. References *inside* a
+result would not do: a handle's calls are streaming generators, and Ray may free what their items refer to before the
+receiver has seen them (ray-project/ray#58080).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serve.prepare import PreparedEdit
-from serve.types import Pixels, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +30,6 @@ class Ticket:
     model: str
     draws: bool
     caller: tuple[str | None, str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Edited:
-    """An edit that has run, from the editor. pictures: (H, W, 3), one a seed."""
-
-    pictures: tuple[Pixels, ...]
-    usage: Usage
-    timings_ms: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,8 @@ class Edit:
         timings_ms = {stage: 1000 * spent for stage, spent in seconds.items()}
         images = tuple(self._pictures[row] for row in self.rows)
         if self.future.set_running_or_notify_cancel():
-            self.future.set_result(EditResult(images, self.encoded.encodings.usage, timings_ms))
+            encodings = self.encoded.encodings
+            self.future.set_result(EditResult(images, encodings.usage, timings_ms, encodings.revised_prompt))
 
     def fail(self, error: Exception) -> None:
         if self.future.set_running_or_notify_cancel():
@@ -88,7 +89,7 @@ def untouched(job: EditJob) -> Future[EditResult]:
     """The end of a job that has nothing to run: its canvas, of which nothing was read or drawn."""
     future: Future[EditResult] = Future()
     timings_ms = {"queue": 0.0, "encode": 0.0, "denoise": 0.0, "vae": 0.0}
-    future.set_result(EditResult((job.canvas,) * len(job.seeds), Usage(0, 0, 0), timings_ms))
+    future.set_result(EditResult((job.canvas,) * len(job.seeds), Usage(0, 0, 0), timings_ms, revised_prompt=None))
     return future
 
 

@@ -18,12 +18,14 @@ from serve.types import EditJob, Pixels, Usage
 class Encodings:
     """What all rows of a job share. texts: of `Family.text_prompts`. images: of the canvas, then the references.
 
-    The tensors may be shared with other jobs; nobody changes them.
+    revised_prompt: the part of the job's prompt that was read, where it was too long. The tensors may be shared with
+    other jobs; nobody changes them.
     """
 
     texts: tuple[TextEncoding, ...]
     images: tuple[torch.Tensor, ...]
     usage: Usage
+    revised_prompt: str | None
 
 
 class Encoder:
@@ -44,13 +46,14 @@ class Encoder:
     def encode(self, job: EditJob) -> Encodings:
         prompts = self._family.text_prompts(job)
         texts = tuple(self._text(prompt) for prompt in prompts)
+        prompt = texts[prompts.index(job.prompt)]
         images = tuple(self._image(pixels) for pixels in (job.canvas, *job.references))
         usage = Usage(
-            text_tokens=texts[prompts.index(job.prompt)].tokens,
+            text_tokens=prompt.tokens,
             image_tokens=self._family.tokens(images),
             output_tokens=self._family.tokens(images[:1]) * len(job.seeds),
         )
-        return Encodings(texts, images, usage)
+        return Encodings(texts, images, usage, revised_prompt=prompt.cut_to)
 
     def _text(self, prompt: str) -> TextEncoding:
         text = self._cache.fetch(("text", prompt), lambda: self._family.encode_text(prompt), _size_bytes)

@@ -8,9 +8,7 @@ held up for long.
 import logging
 import threading
 import time
-from collections.abc import Generator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -20,6 +18,7 @@ import torch
 from serve.engine.edit import Edit, untouched
 from serve.engine.encoder import Encoder
 from serve.engine.estimate import StepTimes
+from serve.engine.faults import contained
 from serve.engine.ledger import Ledger
 from serve.engine.runner import Runner
 from serve.engine.scheduler import Batch, Scheduler
@@ -93,7 +92,9 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: EditJob) -> Future[EditResult]:
-        """Queue a job. Its future ends once: with the result, an EditError, or cancelled (`cancel`, or its own).
+        """Queue a job. Its future ends once: with the result, an EditError, or cancelled.
+
+        Its `cancel` ends the job: rows that wait leave the queue now, those in the batch at the next step boundary.
 
         Raises Overloaded when too many rows wait, BackendUnavailable when the engine no longer takes work.
         """
@@ -108,13 +109,6 @@ class Engine:
         # The callback is given no edit, because whoever holds the future would keep the edit's pictures alive.
         edit.future.add_done_callback(partial(self._ended, edit.rows.start))
         return edit.future
-
-    def cancel(self, request_id: str) -> None:
-        """End every job of that id as cancelled. Its rows leave the queue now, and the batch at the next boundary."""
-        with self._changed:
-            edits = self._ledger.of_request(request_id)
-        for edit in edits:
-            edit.future.cancel()
 
     def stats(self) -> EngineStats:
         with self._changed:
@@ -213,7 +207,7 @@ class Engine:
             row, edit = admitted
             if edit.encoded is None and self._encoder.misses > misses:
                 return
-            with self._failing(edit):
+            with contained(partial(self._fail, edit)):
                 encodings = edit.encode(self._encoder)
                 sample = self._family.begin(edit.job, encodings.texts, encodings.images, edit.seed(row))
                 self._begin(edit, row, sample)
@@ -258,7 +252,7 @@ class Engine:
             self._decode(*finished)
 
     def _decode(self, row: int, edit: Edit, sample: Sample) -> None:
-        with self._failing(edit):
+        with contained(partial(self._fail, edit)):
             started_s = time.monotonic()
             pixels = self._family.decode(sample)
             self._deliver(edit, row, pixels, decoding_s=time.monotonic() - started_s)
@@ -268,16 +262,6 @@ class Engine:
             done = edit.deliver(row, pixels, decoding_s) and self._ledger.take(edit)
         if done:
             edit.succeed()
-
-    @contextmanager
-    def _failing(self, edit: Edit) -> Generator[None]:
-        """What goes wrong inside ends this job alone. A device that is gone ends the engine: no job could succeed."""
-        try:
-            yield
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:  # noqa: BLE001 - it becomes the job's end, which logs it
-            self._fail(edit, error)
 
     def _fail(self, edit: Edit, error: Exception) -> None:
         with self._changed:

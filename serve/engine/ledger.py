@@ -94,9 +94,6 @@ class Ledger:
                 return row, self._edits[row], self._samples.pop(row)
         return None
 
-    def of_request(self, request_id: str) -> list[Edit]:
-        return self._matching(lambda edit: edit.job.request_id == request_id)
-
     def take(self, edit: Edit) -> bool:
         """Forget the edit and its rows. False: somebody else took it, and ends it."""
         if edit.rows.start not in self._edits:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from serve.engine.faults import contained
 from serve.families.base import Family, Inputs, Sample
 
 
@@ -38,59 +40,43 @@ class Runner:
     def step(self, samples: Sequence[Sample]) -> list[Exception | None]:
         """Move each sample one step on. Answers for each row None, or why it failed, which leaves the others alone.
 
-        Raises torch.AcceleratorError: the device is gone, and nothing after it can succeed.
+        Raises BackendLost: the executor is gone, and nothing after it can succeed.
         """
         failures: list[Exception | None] = [None] * len(samples)
         answers: list[list[torch.Tensor]] = [[] for _ in samples]
-        passes = [one for row, sample in enumerate(samples) for one in self._passes(row, sample, failures)]
+        passes: list[_Pass] = []
+        for row, sample in enumerate(samples):
+            with contained(partial(failures.__setitem__, row)):
+                passes += [_Pass(row, inputs) for inputs in self._family.step_inputs(sample)]
         for chunk in _chunks(passes, self._max_batch):
             self._denoise(chunk, answers, failures)
         for row, sample in enumerate(samples):
             if failures[row] is None:
-                failures[row] = self._advance(sample, answers[row])
+                with contained(partial(failures.__setitem__, row)):
+                    self._family.advance(sample, answers[row])
         return failures
-
-    def _passes(self, row: int, sample: Sample, failures: list[Exception | None]) -> list[_Pass]:
-        try:
-            return [_Pass(row, inputs) for inputs in self._family.step_inputs(sample)]
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is the row's answer, which its job logs and ends with
-            failures[row] = error
-            return []
 
     def _denoise(
         self, chunk: Sequence[_Pass], answers: list[list[torch.Tensor]], failures: list[Exception | None]
     ) -> None:
-        try:
-            output = self._family.denoiser(self._inputs(chunk))[self._output][: len(chunk)]
-            finite: list[bool] = output.isfinite().flatten(1).all(dim=1).tolist()
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is the answer of each row of the call
+        def fail(error: Exception) -> None:
             for one in chunk:
                 failures[one.row] = error
-            return
-        for index, one in enumerate(chunk):
-            # A copy starts as aligned as any other, at every index, and does not keep the whole batch in memory.
-            answers[one.row].append(output[index : index + 1].clone())
-            if not finite[index]:
-                failures[one.row] = NotFinite("the denoiser answered numbers that are not finite")
+
+        with contained(fail):
+            output = self._family.denoiser(self._inputs(chunk))[self._output][: len(chunk)]
+            finite: list[bool] = output.isfinite().flatten(1).all(dim=1).tolist()
+            for index, one in enumerate(chunk):
+                # A copy starts as aligned as any other, at every index, and does not keep the whole batch in memory.
+                answers[one.row].append(output[index : index + 1].clone())
+                if not finite[index]:
+                    failures[one.row] = NotFinite("the denoiser answered numbers that are not finite")
 
     def _inputs(self, chunk: Sequence[_Pass]) -> dict[str, torch.Tensor]:
         """The chunk's inputs with their batch axes concatenated, filled up to the fixed size where there is one."""
         filler = 0 if self._batch_invariant else self._max_batch - len(chunk)
         rows = [one.inputs for one in chunk] + [chunk[-1].inputs] * filler
         return {name: torch.cat([inputs[name] for inputs in rows]) for name in rows[0]}
-
-    def _advance(self, sample: Sample, outputs: Sequence[torch.Tensor]) -> Exception | None:
-        try:
-            self._family.advance(sample, outputs)
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is the row's answer
-            return error
-        return None
 
 
 def _chunks(passes: Sequence[_Pass], size: int) -> Iterator[Sequence[_Pass]]:

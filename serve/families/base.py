@@ -18,10 +18,15 @@ Inputs = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TextEncoding:
-    """A prompt as the denoiser reads it: named tensors of batch one. tokens: how many the prompt really has."""
+    """A prompt as the denoiser reads it: named tensors of batch one. tokens: how many were read.
+
+    cut_to: where the prompt is longer than the model reads, its beginning that the tensors are of; None where all of it
+    was read. As a prompt of its own, that beginning has the same tensors.
+    """
 
     tensors: Inputs
     tokens: int
+    cut_to: str | None
 
 
 @dataclass(frozen=True, slots=True)

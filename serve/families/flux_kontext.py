@@ -4,8 +4,7 @@ Agrees bit for bit with diffusers' `FluxKontextPipeline`, and under a mask or a 
 `FluxKontextInpaintPipeline`. Further pictures, which diffusers does not take, lie beside or below those before them.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
@@ -23,7 +21,9 @@ from serve.backends.base import Backend
 from serve.errors import ConfigurationError
 from serve.families import flux_kontext_components as components
 from serve.families.base import Blend, Inputs, Sample, TextEncoding
+from serve.families.checkpoint import load_tokenizer, load_weights, reading
 from serve.families.flux_kontext_components import PACK, Dimensions
+from serve.families.prompts import Tokens, part_read, tokenize
 from serve.families.solvers import TIMESTEPS, Shift, add_noise, blend, euler, flow_sigmas, last_steps
 from serve.types import DType, EditJob, Pixels
 
@@ -40,7 +40,7 @@ _DTYPE_NAMES: dict[torch.dtype, DType] = {
 def load(weights: str, backend: Backend) -> "FluxKontext":
     """The model of a folder in diffusers' layout or of a hub id. Raises ConfigurationError: there is no such model."""
     folder = weights if Path(weights).is_dir() else _download(weights)
-    with _one_sentence(weights):
+    with reading(f"weights {weights!r}"):
         pipeline = _config(DiffusionPipeline, folder)["_class_name"]
         if pipeline not in PIPELINES:
             raise ConfigurationError(f"weights {weights!r} are of a {pipeline}; flux_kontext serves {PIPELINES[0]}")
@@ -53,14 +53,14 @@ class FluxKontext:
     def __init__(self, folder: str, backend: Backend) -> None:
         """folder: in diffusers' layout. Raises what diffusers and transformers raise for one that is not."""
         self._device, self._dtype = backend.device, backend.dtype
-        self._clip_tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-        self._t5_tokenizer = T5Tokenizer.from_pretrained(folder, subfolder="tokenizer_2")
+        self._clip_tokenizer = load_tokenizer(CLIPTokenizer, folder, "tokenizer")
+        self._t5_tokenizer = load_tokenizer(T5Tokenizer, folder, "tokenizer_2")
         self._shift = Shift.from_config(_config(FlowMatchEulerDiscreteScheduler, folder, "scheduler"))
         self._dimensions = d = _dimensions(folder, backend.dtype, self._clip_tokenizer, self._t5_tokenizer)
         self._rotary = FluxPosEmbed(ROTARY_THETA, list(d.rotary_axes))
 
         def weights(model: Any, subfolder: str) -> Any:
-            return _load_weights(model, folder, subfolder, backend.dtype)
+            return load_weights(model, folder, subfolder, backend.dtype)
 
         self.text_encoder = backend.load(
             components.text_encoder_spec(d), lambda: components.TextEncoder(weights(CLIPTextModel, "text_encoder"))
@@ -80,12 +80,16 @@ class FluxKontext:
         )
 
     def encode_text(self, prompt: str) -> TextEncoding:
-        """Text beyond the tokenizers' lengths is not read; `tokens` counts what T5 reads, its end mark included."""
-        clip_ids, _ = self._token_ids(self._clip_tokenizer, prompt, self._dimensions.clip_tokens)
-        t5_ids, tokens = self._token_ids(self._t5_tokenizer, prompt, self._dimensions.t5_tokens)
-        pooled = self.text_encoder({"ids": clip_ids})["pooled"]
-        text = self.text_encoder_2({"ids": t5_ids})["text"]
-        return TextEncoding({"text": text, "pooled": pooled}, tokens)
+        """What T5 reads is the prompt; `tokens` counts it, the end mark included.
+
+        CLIP gives one vector for the whole, as the model was trained: a summary of the first tokens, in FLUX.1 of 77
+        beside 512. A prompt that only CLIP does not read to its end is not cut.
+        """
+        clip, t5 = self._tokens(prompt)
+        pooled = self.text_encoder({"ids": clip.ids.to(self._device)})["pooled"]
+        text = self.text_encoder_2({"ids": t5.ids.to(self._device)})["text"]
+        cut_to = part_read(prompt, self._tokens) if t5.cut else None
+        return TextEncoding({"text": text, "pooled": pooled}, t5.count, cut_to)
 
     def encode_image(self, pixels: Pixels) -> Tensor:
         """(H, W, 3), both sides multiples of a token's, to latents (1, C, h, w)."""
@@ -148,9 +152,10 @@ class FluxKontext:
     def tokens(self, images: Sequence[Tensor]) -> int:
         return sum(rows * columns for rows, columns in map(_grid, images))
 
-    def _token_ids(self, tokenizer: Any, prompt: str, length: int) -> tuple[Tensor, int]:
-        encoded = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return encoded.input_ids.to(self._device), int(encoded.attention_mask.sum())
+    def _tokens(self, prompt: str) -> tuple[Tokens, Tokens]:
+        """CLIP's and T5's."""
+        clip = tokenize(self._clip_tokenizer, prompt, self._dimensions.clip_tokens)
+        return clip, tokenize(self._t5_tokenizer, prompt, self._dimensions.t5_tokens)
 
     def _noise(self, shape: torch.Size, seed: int) -> Tensor:
         """Drawn on the CPU, so that a seed means the same on every device."""
@@ -222,15 +227,6 @@ def _download(hub_id: str) -> str:
         raise ConfigurationError(f"weights {hub_id!r} cannot be had from the hub: {reason}") from error
 
 
-def _load_weights(model: Any, folder: str, subfolder: str, dtype: torch.dtype) -> Any:
-    """The part with its weights; where some are missing, the libraries would fill in random ones and warn."""
-    loaded, report = model.from_pretrained(folder, subfolder=subfolder, dtype=dtype, output_loading_info=True)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ConfigurationError(f"{folder}/{subfolder} lacks {len(missing)} weights, the first is {missing[0]}")
-    return loaded
-
-
 def _config(part: Any, folder: str, subfolder: str | None = None) -> dict[str, Any]:
     return part.load_config(folder, subfolder=subfolder)
 
@@ -250,13 +246,3 @@ def _dimensions(folder: str, dtype: torch.dtype, clip: CLIPTokenizer, t5: T5Toke
         pooled_width=transformer["pooled_projection_dim"],
         rotary_axes=tuple(transformer["axes_dims_rope"]),
     )
-
-
-@contextmanager
-def _one_sentence(weights: str) -> Generator[None]:
-    """What goes wrong while a checkpoint is read, as the one sentence that a failed start shows."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigurationError(f"weights {weights!r} cannot be loaded: {reason}") from error

@@ -4,7 +4,6 @@ Its latents are the RGB picture in [-1, 1], pixel-unshuffled by the patch size t
 autoencoder is needed. The network predicts the clean picture, from which the flow's velocity follows.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,9 @@ import transformers
 from serve.backends.base import Backend
 from serve.errors import ConfigurationError
 from serve.families.base import Inputs, Sample, TextEncoding
+from serve.families.checkpoint import load_tokenizer, load_weights, read_json, reading
 from serve.families.pixel_edit_unet import PixelEditUNet, latents_to_pixels, pixels_to_latents
+from serve.families.prompts import Tokens, part_read, tokenize
 from serve.families.solvers import Shift, add_noise, euler, flow_sigmas, guide, last_steps, velocity_of_sample
 from serve.types import Axis, ComponentSpec, DType, EditJob, Pixels, TensorSpec
 
@@ -29,30 +30,33 @@ def load(weights: str, backend: Backend) -> "PixelEdit":
     index = folder / "model_index.json"
     if not index.is_file():
         raise ConfigurationError(f"weights {weights!r} is no model folder: it has no model_index.json")
-    classes = _read_json(index)
+    classes = read_json(index)
     if classes.get("_class_name") != PIPELINE:
         raise ConfigurationError(f"weights {weights!r} hold a {classes.get('_class_name')}, not a {PIPELINE}")
-    return PixelEdit(folder, classes["text_encoder"][1], backend)
+    with reading(f"weights {weights!r}"):
+        return PixelEdit(folder, getattr(transformers, classes["text_encoder"][1]), backend)
 
 
 class PixelEdit:
     """The family over one checkpoint. Guidance above 1 adds a pass without a prompt, which keeps the source."""
 
-    def __init__(self, folder: Path, text_encoder_class: str, backend: Backend) -> None:
-        config = _read_json(folder / "denoiser" / "config.json")
+    def __init__(self, folder: Path, text_encoder_class: Any, backend: Backend) -> None:
+        """text_encoder_class: of transformers. Raises KeyError and the like for what a configuration lacks."""
+        config = read_json(folder / "denoiser" / "config.json")
         precision = cast(DType, str(backend.dtype).removeprefix("torch."))
         self._patch_size: int = config["patch_size"]
         self._text_length: int = config["text_length"]
         self._backend = backend
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
-        self._shift = Shift.from_config(_read_json(folder / "scheduler" / "scheduler_config.json"))
+        self._tokenizer = load_tokenizer(transformers.AutoTokenizer, folder, "tokenizer")
+        self._shift = Shift.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
 
         def text_encoder() -> torch.nn.Module:
-            encoder = getattr(transformers, text_encoder_class)
-            return _HiddenStates(encoder.from_pretrained(folder / "text_encoder", dtype=backend.dtype))
+            encoder = load_weights(text_encoder_class, folder, "text_encoder", backend.dtype)
+            _check_width(encoder.config.hidden_size, config["text_dim"], folder)
+            return _HiddenStates(encoder)
 
         def denoiser() -> torch.nn.Module:
-            return PixelEditUNet.from_pretrained(folder / "denoiser", torch_dtype=backend.dtype)
+            return load_weights(PixelEditUNet, folder, "denoiser", backend.dtype)
 
         self._text_encoder = backend.load(_text_encoder_spec(config, precision), text_encoder)
         self.denoiser = backend.load(_denoiser_spec(config, precision), denoiser)
@@ -61,13 +65,12 @@ class PixelEdit:
         return (job.prompt, NO_PROMPT) if job.guidance > 1 else (job.prompt,)
 
     def encode_text(self, prompt: str) -> TextEncoding:
-        tokens = self._tokenizer(
-            prompt, padding="max_length", max_length=self._text_length, truncation=True, return_tensors="pt"
-        )
-        mask = tokens["attention_mask"].to(self._backend.device)
-        inputs = {"input_ids": tokens["input_ids"].to(self._backend.device), "attention_mask": mask}
+        (tokens,) = self._tokens(prompt)
+        mask = tokens.mask.to(self._backend.device)
+        inputs = {"input_ids": tokens.ids.to(self._backend.device), "attention_mask": mask}
         text = self._text_encoder(inputs)["text"]
-        return TextEncoding({"text": text, "text_mask": mask}, int(mask.sum()))
+        cut_to = part_read(prompt, self._tokens) if tokens.cut else None
+        return TextEncoding({"text": text, "text_mask": mask}, tokens.count, cut_to)
 
     def encode_image(self, pixels: Pixels) -> torch.Tensor:
         picture = torch.tensor(pixels, device=self._backend.device).permute(2, 0, 1)[None]
@@ -107,9 +110,13 @@ class PixelEdit:
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[-1] * image.shape[-2] for image in images)
 
+    def _tokens(self, prompt: str) -> tuple[Tokens]:
+        return (tokenize(self._tokenizer, prompt, self._text_length),)
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+
+def _check_width(found: int, expected: int, folder: Path) -> None:
+    if found != expected:
+        raise ConfigurationError(f"{folder}/text_encoder answers vectors of {found}; its denoiser reads {expected}")
 
 
 class _HiddenStates(torch.nn.Module):

@@ -222,6 +222,33 @@ def test_tokens_are_counted_as_the_model_reads_them(float_family: FluxKontext):
     assert float_family.encode_text("x" * 500).tokens == checkpoints.TEXT_TOKENS
 
 
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("red", None),
+        ("x" * 14, None),  # a mark before the word and one at the end: 16 tokens
+        ("x" * 15, "x" * 14),
+        ("a b c d e f g", None),  # two tokens a word
+        ("a b c d e f g hijkl", "a b c d e f g h"),  # the last token read is the mark before the last word
+    ],
+)
+def test_a_prompt_is_read_up_to_t5s_length(float_family: FluxKontext, prompt: str, read: str | None):
+    assert float_family.encode_text(prompt).cut_to == read
+
+
+@pytest.mark.parametrize("prompt", ["make it red and blue and green", "x" * 500, "à la carte, s'il vous plaît"])
+def test_the_part_of_a_prompt_that_was_read_draws_the_same_bytes(float_family: FluxKontext, prompt: str):
+    read = float_family.encode_text(prompt).cut_to
+    assert read is not None
+    assert prompt.startswith(read)
+
+    long, short, other = (_edit(float_family, _job(prompt=text), seed=0).latents for text in (prompt, read, read[:-2]))
+
+    assert torch.equal(long, short)
+    assert not torch.equal(long, other)
+    assert float_family.encode_text(read).cut_to is None
+
+
 def test_a_picture_that_is_no_multiple_of_a_token_is_refused(float_family: FluxKontext):
     with pytest.raises(ValueError, match="72x64 pixels cannot be encoded; sides are multiples of 16"):
         float_family.encode_image(_picture((72, 64), seed=0))

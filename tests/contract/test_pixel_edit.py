@@ -1,13 +1,17 @@
 """The embedded model through the real engine, against the sampler that it was trained with."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5EncoderModel
 
 from embedded_model.editors import CheckpointEditor
 from serve.backends.torch import TorchBackend
@@ -36,8 +40,14 @@ JOB = EditJob(
 @pytest.fixture(scope="module")
 def family() -> Iterator[PixelEdit]:
     before = torch.get_num_threads()
-    yield load(str(EMBEDDED_CHECKPOINT), TorchBackend("cpu", "float32", threads=1))
+    yield loaded(EMBEDDED_CHECKPOINT)
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> PixelEdit:
+    """With random weights, which move every picture."""
+    return loaded(checkpoints.pixel_edit(tmp_path_factory.mktemp("pixel_edit")))
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +111,135 @@ def test_usage_counts_words_and_cells(engine: Engine):
     assert usage.text_tokens >= 5
 
 
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("make it red", None),
+        ("Make it dark r", None),  # the space that every prompt begins with, 14 letters, the end: 16 tokens
+        ("Make it dark red", "Make it dark r"),
+        ("make it dark ÄÖÜ", "make it dark Ä"),
+        ("make it bluÄÖÜÄÖÜ", "make it bluÄÖ"),  # the last token read is half of the last letter
+    ],
+)
+def test_a_prompt_is_read_up_to_the_models_length(small: PixelEdit, prompt: str, read: str | None):
+    assert small.encode_text(prompt).cut_to == read
+
+
+@pytest.mark.parametrize("prompt", ["make it dark red and blue", "make it bluÄÖÜÄÖÜ"])
+def test_the_part_of_a_prompt_that_was_read_draws_the_same_bytes(small: PixelEdit, prompt: str):
+    long = _edit_with(small, replace(JOB, prompt=prompt))
+    assert long.revised_prompt is not None
+    assert prompt.startswith(long.revised_prompt)
+    short = _edit_with(small, replace(JOB, prompt=long.revised_prompt))
+    other = _edit_with(small, replace(JOB, prompt=long.revised_prompt[:-2]))
+    assert np.array_equal(long.images[0], short.images[0])
+    assert not np.array_equal(long.images[0], other.images[0])
+    assert short.revised_prompt is None
+
+
+def test_the_embedded_model_tells_what_it_read_of_a_long_prompt(family: PixelEdit):
+    prompt = "make it black and white, " * 20
+    read = family.encode_text(prompt).cut_to
+    assert read is not None
+    assert len("make it black and white, ") < len(read) < len(prompt)
+    assert prompt.startswith(read)
+    assert family.encode_text("make it black and white").cut_to is None
+
+
+# Checkpoints
+
+
 def test_weights_of_another_pipeline_are_refused(tmp_path: Path):
     folder = checkpoints.flux_kontext(tmp_path)
     with pytest.raises(ConfigurationError, match="hold a FluxKontextPipeline, not a PixelEditPipeline"):
-        load(str(folder), TorchBackend("cpu", "float32", threads=1))
+        loaded(folder)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(ConfigurationError, match=r"no model_index\.json"):
-        load(str(tmp_path), TorchBackend("cpu", "float32", threads=1))
+        loaded(tmp_path)
+
+
+FILES = [
+    "model_index.json",
+    "denoiser/config.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "denoiser/diffusion_pytorch_model.safetensors",
+    "tokenizer/tokenizer.json",
+]
+DAMAGE = [(name, damage) for name in FILES for damage in ("cut off", "empty", "missing")]
+
+
+@pytest.mark.parametrize(("name", "damage"), [*DAMAGE, ("tokenizer/tokenizer_config.json", "cut off")])
+def test_a_damaged_file_stops_the_start_with_one_sentence_that_names_its_part(tmp_path: Path, name: str, damage: str):
+    file = checkpoints.pixel_edit(tmp_path) / name
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 if damage == "cut off" else 0])
+    with pytest.raises(ConfigurationError, match=rf"^[^\n]*{Path(name).parent.name}[^\n]*$"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"), [("denoiser", "inlet.bias"), ("text_encoder", "encoder.final_layer_norm.weight")]
+)
+def test_a_weight_that_is_missing_is_named(tmp_path: Path, part: str, lost: str):
+    (file,) = (checkpoints.pixel_edit(tmp_path) / part).glob("*.safetensors")
+    weights = load_file(file)
+    del weights[lost]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigurationError, match=rf"{part} lacks 1 weights, the first is {lost}$"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("denoiser/config.json", {"conditioning_dim": 24}, "denoiser cannot be loaded: .* expected shape"),
+        ("denoiser/config.json", {"blocks_per_level": 2}, "denoiser lacks"),
+        ("denoiser/config.json", {"channels": 8}, "denoiser cannot be loaded"),
+        ("denoiser/config.json", {"patch_size": "four"}, "cannot be loaded"),
+        ("text_encoder/config.json", {"d_ff": 41}, r"text_encoder: encoder.block.* has shape \(37, 32\); its config"),
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas: True is not served"),
+        ("model_index.json", {"text_encoder": ["transformers", "NoSuchEncoder"]}, "NoSuchEncoder"),
+        ("model_index.json", {"text_encoder": []}, "cannot be loaded"),
+    ],
+)
+def test_parts_that_do_not_fit_stop_the_start(tmp_path: Path, file: str, changes: dict[str, Any], message: str):
+    path = checkpoints.pixel_edit(tmp_path) / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ConfigurationError, match=message):
+        loaded(tmp_path)
+
+
+def test_an_encoder_of_another_width_than_the_denoiser_reads_stops_the_start(tmp_path: Path):
+    folder, wider = checkpoints.pixel_edit(tmp_path / "it"), T5Config(vocab_size=300, d_model=48, num_layers=1)
+    T5EncoderModel(wider).save_pretrained(folder / "text_encoder")
+    with pytest.raises(ConfigurationError, match="text_encoder answers vectors of 48; its denoiser reads 32"):
+        loaded(folder)
+
+
+def test_a_configuration_that_lacks_a_key_names_it(tmp_path: Path):
+    path = checkpoints.pixel_edit(tmp_path) / "denoiser" / "config.json"
+    path.write_text("{}")
+    with pytest.raises(ConfigurationError, match="cannot be loaded: 'patch_size' is missing"):
+        loaded(tmp_path)
+
+
+def loaded(folder: Path) -> PixelEdit:
+    return load(str(folder), TorchBackend("cpu", "float32", threads=1))
+
+
+def _edit_with(family: PixelEdit, job: EditJob) -> EditResult:
+    engine = Engine(family, batch_invariant=False, max_batch=1, max_queued_rows=1, cache_bytes=0)
+    engine.start()
+    try:
+        return _edit(engine, job)
+    finally:
+        engine.drain(30)
 
 
 def _edit(engine: Engine, job: EditJob) -> EditResult:

@@ -118,3 +118,14 @@ def test_an_edit_that_draws_nothing_uses_no_tokens(http: httpx.Client) -> None:
     usage = post(http, drawing_request(strength=0)).json()["usage"]
     nothing = {"text_tokens": 0, "image_tokens": 0}
     assert usage == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0, "input_tokens_details": nothing}
+
+
+def test_a_prompt_that_is_too_long_for_the_model_is_answered_with_the_part_that_ran(http: httpx.Client) -> None:
+    prompt = "make it look like night " * 20
+    answer = post(http, drawing_request(model=TINY, prompt=prompt)).json()["data"][0]
+    read = answer["revised_prompt"]
+    assert read
+    assert prompt.startswith(read)
+    again = post(http, drawing_request(model=TINY, prompt=read)).json()["data"][0]
+    assert again["b64_json"] == answer["b64_json"]
+    assert "revised_prompt" not in again

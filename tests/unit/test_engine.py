@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fake_family import TIMEOUT_S, FakeFamily, Gate, drawn_alone, edit_job
+from tests.fake_family import MAX_WORDS, TIMEOUT_S, FakeFamily, Gate, drawn_alone, edit_job
 from tests.running_engine import engine_of, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
 
@@ -83,6 +83,33 @@ def test_usage_counts_the_prompt_the_sources_and_every_output():
         usage = result_of(engine.submit(job)).usage
     cells = (8 // 2) ** 2
     assert (usage.text_tokens, usage.image_tokens, usage.output_tokens) == (4, 3 * cells, 3 * cells)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0], ids=["its own prompt", "beside the empty one"])
+def test_a_prompt_that_is_too_long_is_answered_as_far_as_it_was_read(guidance: float):
+    words = [f"word{i}" for i in range(MAX_WORDS + 5)]
+    read = "  ".join(words[:MAX_WORDS])
+    with running(engine_of(FakeFamily())) as engine:
+        long, short = (
+            result_of(engine.submit(edit_job("a", prompt=prompt, guidance=guidance)))
+            for prompt in ("  ".join(words), read)
+        )
+    assert (long.revised_prompt, short.revised_prompt) == (read, None)
+    np.testing.assert_array_equal(long.images[0], short.images[0])
+
+
+def test_a_kept_encoding_still_tells_that_it_was_cut():
+    long = "word " * 20
+    with running(engine_of(FakeFamily())) as engine:
+        revised = [result_of(engine.submit(edit_job("a", seed, prompt=long))).revised_prompt for seed in (1, 2)]
+        assert engine.stats().cache_hits == 2
+    assert revised == [("word " * MAX_WORDS).rstrip()] * 2
+
+
+def test_a_prompt_that_did_not_run_is_not_revised():
+    with running(engine_of(FakeFamily())) as engine:
+        result = result_of(engine.submit(edit_job("a", prompt="word " * 20, strength=0.0)))
+    assert result.revised_prompt is None
 
 
 def test_timings_name_every_stage_of_the_engine():

@@ -1,19 +1,18 @@
 """How jobs end: cancelled, refused, failed, drained or with the engine itself; each exactly once."""
 
+import asyncio
 import gc
 import logging
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
 
 import numpy as np
 import pytest
 import torch
 
-from serve.engine.engine import Engine
-from serve.errors import BackendUnavailable, InternalError, InvalidRequest, Overloaded
+from serve.errors import BackendLost, BackendUnavailable, InternalError, InvalidRequest, Overloaded
 from serve.types import EditJob, EditResult
 from tests.fake_family import TIMEOUT_S, FakeFamily, Fault, Gate, Where, drawn_alone, edit_job
 from tests.running_engine import engine_of, error_of, result_of, running
@@ -22,26 +21,14 @@ from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa:
 # Cancellation
 
 
-def by_id(engine: Engine, future: Future[EditResult], request_id: str) -> None:
-    engine.cancel(request_id)
-
-
-def by_future(engine: Engine, future: Future[EditResult], request_id: str) -> None:
-    assert future.cancel()
-
-
-Cancel = Callable[[Engine, Future[EditResult], str], None]
-
-
-@pytest.mark.parametrize("cancel", [by_id, by_future])
-def test_a_cancelled_row_leaves_the_batch_at_the_next_step(cancel: Cancel):
+def test_a_cancelled_row_leaves_the_batch_at_the_next_step():
     gate = Gate()
     with running(engine_of(FakeFamily(step_gate=gate)), gate) as engine:
         leaving = engine.submit(edit_job("leaving", steps=50))
         assert gate.wait() == ("leaving:1",)
         staying = engine.submit(edit_job("staying", steps=3))
         assert set(gate.step()) == {"leaving:1", "staying:1"}
-        cancel(engine, leaving, "leaving")
+        assert leaving.cancel()
         assert gate.step() == ("staying:1",)
         gate.open()
         result_of(staying)
@@ -50,8 +37,7 @@ def test_a_cancelled_row_leaves_the_batch_at_the_next_step(cancel: Cancel):
     assert (stats.cancelled_rows, stats.wasted_row_steps, stats.row_steps) == (1, 2, 2 + 3)
 
 
-@pytest.mark.parametrize("cancel", [by_id, by_future])
-def test_a_cancelled_job_that_waits_frees_its_places_at_once(cancel: Cancel):
+def test_a_cancelled_job_that_waits_frees_its_places_at_once():
     gate = Gate()
     with running(engine_of(FakeFamily(step_gate=gate), max_batch=1, max_queued_rows=2), gate) as engine:
         engine.submit(edit_job("running"))
@@ -59,21 +45,39 @@ def test_a_cancelled_job_that_waits_frees_its_places_at_once(cancel: Cancel):
         waiting = engine.submit(edit_job("waiting", 1, 2))
         with pytest.raises(Overloaded):
             engine.submit(edit_job("refused"))
-        cancel(engine, waiting, "waiting")
+        assert waiting.cancel()
         assert engine.stats().waiting_rows == 0
         engine.submit(edit_job("accepted", 1, 2))
         assert engine.stats().waiting_rows == 2
     assert waiting.cancelled()
 
 
-def test_cancelling_is_idempotent_and_unknown_ids_change_nothing():
-    with running(engine_of(FakeFamily())) as engine:
-        done = engine.submit(edit_job("a"))
+def test_cancelling_twice_counts_once_and_after_the_end_not_at_all():
+    gate = Gate()
+    with running(engine_of(FakeFamily(step_gate=gate)), gate) as engine:
+        done, leaving = engine.submit(edit_job("done")), engine.submit(edit_job("leaving"))
+        gate.wait()
+        assert [leaving.cancel(), leaving.cancel()] == [True, True]
+        gate.open()
         result_of(done)
-        for request_id in ("a", "a", "never heard of"):
-            engine.cancel(request_id)
-        assert not done.cancelled()
-        assert engine.stats().cancelled_rows == 0
+        assert not done.cancel()
+        assert engine.stats().cancelled_rows == 1
+
+
+async def test_a_coroutine_that_no_longer_waits_cancels_its_job():
+    engine = engine_of(FakeFamily())
+    future = engine.submit(edit_job("a"))
+
+    async def caller() -> EditResult:
+        return await asyncio.wrap_future(future)
+
+    leaving = asyncio.create_task(caller())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert future.cancelled()
+    assert (engine.stats().waiting_rows, engine.stats().cancelled_rows) == (0, 1)
 
 
 def test_a_job_cancelled_while_it_is_encoded_never_runs():
@@ -82,14 +86,14 @@ def test_a_job_cancelled_while_it_is_encoded_never_runs():
     with running(engine_of(family), gate) as engine:
         future = engine.submit(edit_job("a"))
         gate.wait()
-        engine.cancel("a")
+        future.cancel()
         gate.open()
         result_of(engine.submit(edit_job("b")))
     assert future.cancelled()
     assert {name for call in family.calls for name in call} == {"b:1"}
 
 
-def test_cancelling_one_future_leaves_another_job_of_the_same_id():
+def test_a_cancelled_job_leaves_another_of_the_same_id():
     engine = engine_of(FakeFamily())
     first, second = engine.submit(edit_job("same", 1)), engine.submit(edit_job("same", 2))
     first.cancel()
@@ -103,7 +107,7 @@ def test_those_who_wait_for_a_cancelled_job_are_told():
     with running(engine_of(FakeFamily(step_gate=gate)), gate) as engine:
         future = engine.submit(edit_job("a"))
         gate.wait()
-        engine.cancel("a")
+        future.cancel()
         assert future in wait([future], TIMEOUT_S).done
 
 
@@ -179,9 +183,10 @@ def test_an_error_that_says_what_is_wrong_reaches_the_caller(where: Where):
     assert error is not raised
 
 
-def test_an_unavailable_backend_fails_the_batch_and_the_engine_goes_on():
+@pytest.mark.parametrize("error", [BackendUnavailable("not now"), torch.OutOfMemoryError("2 GiB")], ids=type)
+def test_a_call_that_another_may_follow_fails_its_rows_and_the_engine_goes_on(error: Exception):
     gate = Gate()
-    family = FakeFamily(Fault("bad", "denoise", BackendUnavailable("the executor is gone"), step=1), step_gate=gate)
+    family = FakeFamily(Fault("bad", "denoise", error, step=1), step_gate=gate)
     with running(engine_of(family), gate) as engine:
         bad = engine.submit(edit_job("bad", prompt="bad"))
         gate.wait()
@@ -189,10 +194,19 @@ def test_an_unavailable_backend_fails_the_batch_and_the_engine_goes_on():
         assert set(gate.step()) == {"bad:1", "beside:1"}
         gate.open()
         errors = [error_of(bad), error_of(beside)]
-        assert [type(error) for error in errors] == [BackendUnavailable] * 2
+        assert [(type(error), error.retryable) for error in errors] == [(BackendUnavailable, True)] * 2
         assert errors[0] is not errors[1]
         result_of(engine.submit(edit_job("later")))
         assert engine.healthy()
+
+
+@pytest.mark.parametrize("where", ["encode_text", "begin", "decode"])
+def test_a_job_for_which_there_is_no_memory_may_be_tried_again(where: Where):
+    with running(engine_of(FakeFamily(Fault("bad", where, torch.OutOfMemoryError("2 GiB"))))) as engine:
+        error = error_of(engine.submit(edit_job("bad", prompt="bad")))
+        result_of(engine.submit(edit_job("later")))
+        assert engine.healthy()
+    assert (type(error), error.retryable) == (BackendUnavailable, True)
 
 
 def test_a_fault_in_one_row_ends_all_rows_of_its_job():
@@ -211,8 +225,12 @@ class Crash(BaseException):
     """No error of a job."""
 
 
-@pytest.mark.parametrize("where", ["encode_text", "denoise", "decode"])
-@pytest.mark.parametrize("death", [Crash("a bug"), torch.AcceleratorError("CUDA error")], ids=["bug", "device"])
+@pytest.mark.parametrize("where", ["encode_text", "begin", "step_inputs", "denoise", "advance", "decode"])
+@pytest.mark.parametrize(
+    "death",
+    [Crash("a bug"), torch.AcceleratorError("CUDA error"), BackendLost("the server of the model is gone")],
+    ids=["bug", "device", "backend"],
+)
 def test_a_dead_engine_fails_every_job_and_says_so(where: Where, death: BaseException):
     engine = engine_of(FakeFamily(Fault("bad", where, death)), max_batch=1)
     futures = [engine.submit(edit_job("bad", prompt="bad")), *(engine.submit(edit_job(name)) for name in "abc")]
@@ -221,7 +239,7 @@ def test_a_dead_engine_fails_every_job_and_says_so(where: Where, death: BaseExce
     assert {type(error_of(future)) for future in futures} == {BackendUnavailable}
     assert not engine.healthy()
     assert not engine.stats().healthy
-    assert type(death).__name__ in (engine.failure() or "")
+    assert str(death) in (engine.failure() or "")
     with pytest.raises(BackendUnavailable):
         engine.submit(edit_job("late"))
     engine.drain(TIMEOUT_S)
@@ -260,6 +278,17 @@ def test_a_drain_past_its_time_fails_what_runs():
     gate.open()
     engine.drain(TIMEOUT_S)
     assert engine.stats().row_steps == 1
+
+
+def test_a_drain_of_an_idle_engine_ends_its_thread():
+    before = threading.active_count()
+    engine = engine_of(FakeFamily())
+    engine.start()
+    result_of(engine.submit(edit_job("a")))
+    assert threading.active_count() == before + 1
+    engine.drain(TIMEOUT_S)
+    assert threading.active_count() == before
+    engine.drain(TIMEOUT_S)
 
 
 def test_an_engine_that_never_started_fails_its_jobs_when_drained():
@@ -313,7 +342,7 @@ def test_two_hundred_mixed_jobs_with_cancellations_all_end_exactly_once():
             future = futures[job.request_id] = engine.submit(job)
             future.add_done_callback(lambda _, request_id=job.request_id: ends.update([request_id]))
             if job.request_id in cancelled:
-                engine.cancel(job.request_id)
+                future.cancel()
 
     with running(engine):
         clients = [threading.Thread(target=send, args=(jobs[i::4],)) for i in range(4)]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from serve.engine.runner import NotFinite, Runner
-from serve.errors import BackendUnavailable
+from serve.errors import BackendLost, BackendUnavailable
 from serve.families.base import Sample
 from serve.types import EditJob
-from tests.fake_family import FakeFamily, Fault, drawn_alone, edit_job
+from tests.fake_family import FakeFamily, Fault, Where, drawn_alone, edit_job
 
 BUCKET = 4
 
@@ -114,10 +114,21 @@ def test_a_call_that_raises_fails_the_rows_in_it_and_no_others():
     assert fixed(family).step(samples) == [None] * 4 + [error]
 
 
-def test_a_device_that_is_gone_is_nobodys_own_failure():
-    family = FakeFamily(Fault("bad", "denoise", torch.AcceleratorError("CUDA error: an illegal memory access")))
-    with pytest.raises(torch.AcceleratorError):
+STEP: tuple[Where, ...] = ("step_inputs", "denoise", "advance")
+
+
+@pytest.mark.parametrize("where", STEP)
+def test_a_device_that_is_gone_is_nobodys_own_failure(where: Where):
+    family = FakeFamily(Fault("bad", where, torch.AcceleratorError("CUDA error: an illegal memory access")))
+    with pytest.raises(BackendLost, match="CUDA error: an illegal memory access"):
         fixed(family).step([begin(family, edit_job("a", prompt="bad"))])
+
+
+@pytest.mark.parametrize("where", STEP)
+def test_a_device_without_memory_left_fails_its_rows_alone(where: Where):
+    family = FakeFamily(Fault("bad", where, torch.OutOfMemoryError("2 GiB")))
+    samples = [begin(family, edit_job(name)) for name in "abcd"] + [begin(family, edit_job("e", prompt="bad"))]
+    assert [type(failure) for failure in fixed(family).step(samples)] == [type(None)] * 4 + [BackendUnavailable]
 
 
 def test_an_answer_does_not_keep_the_whole_batch_in_memory():

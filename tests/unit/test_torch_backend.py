@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from serve.backends import load_backend
 from serve.backends.torch import TorchBackend, TorchComponent
-from serve.errors import BackendUnavailable, ConfigurationError
+from serve.errors import BackendLost, BackendUnavailable, ConfigurationError, EditError
 from serve.settings import ModelSettings
 from serve.types import Axis, ComponentSpec, TensorSpec
 
@@ -155,19 +155,31 @@ def test_a_missing_tensor_is_named(mixer: TorchComponent):
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "named", "message"),
     [
-        (torch.OutOfMemoryError("2 GiB"), "mixer ran out of device memory"),
-        (torch.AcceleratorError("an illegal memory access"), "the accelerator failed in mixer"),
+        (torch.OutOfMemoryError("2 GiB"), BackendUnavailable, "mixer ran out of device memory; try again"),
+        (torch.AcceleratorError("CUDA error: x\nCompile"), BackendLost, "the device failed in mixer: CUDA error: x"),
+        (torch.AcceleratorError(), BackendLost, "the device failed in mixer: AcceleratorError"),
     ],
 )
-def test_a_failing_device_makes_the_backend_unavailable(backend: TorchBackend, error: Exception, message: str):
+def test_a_failing_device_is_named_by_whether_it_can_recover(
+    backend: TorchBackend, error: Exception, named: type[EditError], message: str
+):
     component = backend.load(SPEC, lambda: Failing(error))
 
-    with pytest.raises(BackendUnavailable, match=message) as raised:
+    with pytest.raises(BackendUnavailable) as raised:
         component(_inputs())
 
+    assert (type(raised.value), raised.value.message) == (named, message)
     assert raised.value.__cause__ is error
+
+
+def test_a_device_that_is_too_small_for_the_weights_says_so(backend: TorchBackend):
+    def build() -> nn.Module:
+        raise torch.OutOfMemoryError("2 GiB")
+
+    with pytest.raises(BackendUnavailable, match="mixer ran out of device memory"):
+        backend.load(SPEC, build)
 
 
 def test_a_bug_in_a_module_is_not_called_unavailable(backend: TorchBackend):
