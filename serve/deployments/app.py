@@ -83,7 +83,7 @@ def start(settings: Settings) -> None:
         address="local",
         num_cpus=_cpus(settings),
         include_dashboard=False,
-        object_store_memory=2 * settings.limits.bodies_bytes,  # the bodies, and the pixels decoded from them,
+        object_store_memory=2 * settings.limits.bodies_bytes,  # the bodies, and the pixels decoded from them
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",

@@ -55,8 +55,7 @@ class Codec:
         return await self._in_thread(lambda: self._finish(prepared, drawn, base_url))
 
     async def ping(self) -> None:
-        """Answers as soon as a thread is free."""
-        await self._in_thread(lambda: None)
+        """Whether this process answers. It does so at once: full threads are load, not a fault."""
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

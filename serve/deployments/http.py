@@ -47,8 +47,9 @@ def install_error_handlers(api: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, EditError)
-        # Messages quote what the caller sent: as JSON they stay on their line.
-        logger.info("%d %s %s %s", error.status, error.code, request.url.path, json.dumps(error.message))
+        # Both quote what the caller sent: as JSON they stay on their line.
+        told = json.dumps([request.url.path, error.message])
+        logger.info("%d %s %s", error.status, error.code, told)
         return error_response(error)
 
     async def frameworks(request: Request, error: Exception) -> JSONResponse:
@@ -155,7 +156,7 @@ class BodyBudget:
 
     def _refuse_by_header(self, request: Request) -> None:
         declared = request.headers.get("content-length", "")
-        if declared.isdigit():
+        if declared.isdecimal():
             self._refuse_by_size(int(declared))
 
     def _refuse_by_size(self, size: int) -> None:
