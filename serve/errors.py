@@ -177,6 +177,10 @@ class BackendUnavailable(EditError):
     retryable = True
 
 
+class DeviceOutOfMemory(BackendUnavailable):
+    """The device had no room for this call; a smaller one, or a later one, can succeed."""
+
+
 class BackendLost(BackendUnavailable):
     """An executor is gone for good in this process, where nothing can succeed any more; in another one it can."""
 

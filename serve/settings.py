@@ -44,7 +44,10 @@ class _Section(BaseModel):
 
 
 class ServerSettings(_Section):
-    """Where the HTTP server listens. public_url: what links in answers start with; empty: the host the caller used."""
+    """Where the HTTP server listens. public_url: what links in answers start with; empty: the host the caller used.
+
+    cache_folder: keeps what was measured of the models from one start to the next.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
@@ -53,6 +56,7 @@ class ServerSettings(_Section):
     codec_replicas: int = Field(default=1, ge=1)
     codec_threads: int = Field(default=2, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    cache_folder: Path = Path(tempfile.gettempdir()) / "retouch-cache"
 
 
 class LimitSettings(_Section):
@@ -81,11 +85,25 @@ class StorageSettings(_Section):
     max_bytes: int = Field(default=2 * 1024 * MIB, ge=16 * MIB)
 
 
+class SimulatedSettings(_Section):
+    """Of the backend `simulated`. timings: the name of a table that comes along, or the path of one. speed: divides
+    all of its times. memory_bytes: of the device that it plays.
+    """
+
+    timings: str = "h200-512px"
+    speed: float = Field(default=1.0, gt=0)
+    memory_bytes: int = Field(default=141 * 10**9, ge=1)
+
+
 class ModelSettings(_Section):
     """One model that is served.
 
     weights: a folder in diffusers' layout or a hub id. device: as torch names it. max_batch: rows that one pass of the
-    denoiser takes. max_queued_rows: rows that wait before the answer is 429. num_gpus, num_cpus: of one replica, as Ray
+    denoiser takes. batching: `steps`, where rows join and leave at each step; `requests`, where requests of equal
+    parameters run through together; `none`, one request after the other. The last two are there to be measured against.
+    max_queued_rows: rows that wait before the answer is 429. memory_share: of the device's memory, what the model and
+    its work may fill. profile_s: seconds that a start may spend to measure the model, where it is not known from an
+    earlier one. step_log: a file that gets a line of JSON for each step. num_gpus, num_cpus: of one replica, as Ray
     counts them. threads: of one replica's CPU kernels; 0: as many as its process may use CPUs, counted where it runs
     (`serve.cpus.usable_cpus`). num_inference_steps, strength and guidance_scale replace the family's defaults.
     """
@@ -94,11 +112,16 @@ class ModelSettings(_Section):
     aliases: tuple[ModelId, ...] = ()
     family: str
     weights: str
-    backend: Literal["torch"] = "torch"
+    backend: Literal["torch", "simulated"] = "torch"
+    simulated: SimulatedSettings = SimulatedSettings()
     device: str = "cpu"
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     max_batch: int = Field(default=1, ge=1, le=64)
+    batching: Literal["steps", "requests", "none"] = "steps"
     max_queued_rows: int = Field(default=64, ge=1)
+    memory_share: float = Field(default=0.9, gt=0, le=1)
+    profile_s: float = Field(default=10.0, ge=0)
+    step_log: Path | None = None
     cache_bytes: int = Field(default=256 * MIB, ge=0)
     replicas: int = Field(default=1, ge=1)
     num_gpus: float = Field(default=0.0, ge=0)

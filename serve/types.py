@@ -12,6 +12,7 @@ Pixels = npt.NDArray[np.uint8]
 
 DType = Literal["float32", "float16", "bfloat16", "int64", "bool"]
 OutputFormat = Literal["png", "jpeg", "webp"]
+Priority = Literal["low", "normal", "high"]
 Size = tuple[int, int]
 """(width, height) in pixels, as in the API's `"512x512"`."""
 
@@ -23,7 +24,7 @@ class EditJob:
     canvas: (H, W, 3), the first source at the size that the model draws. references: further pictures, each (h, w, 3)
     at the model's reference resolution. mask: (H, W) at the canvas' size, 255 where the model edits, or None for the
     whole canvas. strength 0 to 1; guidance in the model's own scale; steps of the full schedule, of which `strength`
-    runs a part. seeds: one per output, 0 to 2**64 - 1.
+    runs a part. seeds: one per output, 0 to 2**64 - 1. priority: against the other jobs of the model.
     """
 
     request_id: str
@@ -35,6 +36,18 @@ class EditJob:
     steps: int
     strength: float
     guidance: float
+    priority: Priority = "normal"
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Where a job stood when the engine took it. position: jobs that were to run before it; 0 when it ran at once.
+
+    seconds: until its end, as estimated then.
+    """
+
+    position: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,7 @@ class EditResult:
     usage: Usage
     timings_ms: Mapping[str, float]
     revised_prompt: str | None
+    place: QueuePlace = QueuePlace(0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from serve.errors import BackendLost, BackendUnavailable
+from serve.errors import BackendLost, DeviceOutOfMemory
 from serve.types import ComponentSpec
 
 
@@ -19,21 +19,46 @@ class Component(Protocol):
         """Run once. inputs: one tensor for each of `spec.inputs`, by name, equal in their batch axis.
 
         Answers one tensor for each of `spec.outputs`, on the backend's device; the caller may keep and change them.
-        Raises ValueError for a tensor that does not fit the spec, BackendUnavailable where another call may succeed
-        (there was no memory for this one), BackendLost when the executor is gone.
+        Raises ValueError for a tensor that does not fit the spec, DeviceOutOfMemory when there was no memory for this
+        call, BackendUnavailable where another may succeed, BackendLost when the executor is gone.
         """
+        ...
+
+
+class DeviceMemory(Protocol):
+    """The memory that components and the tensors beside them work in."""
+
+    def capacity_bytes(self) -> int:
+        """What this process may hold there in all, the weights included; what other processes hold is taken off."""
+        ...
+
+    def used_bytes(self) -> int:
+        """What this process holds there now."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The most that it held since `reset_peak`."""
+        ...
+
+    def reset_peak(self) -> None: ...
+
+    def release(self) -> None:
+        """Give back what is kept for reuse and not in use."""
         ...
 
 
 class Backend(Protocol):
     """device and dtype: where and in which precision components expect their inputs.
 
+    name: of the executor and its device, for people and for what is measured once and kept ("torch, NVIDIA H200").
     batch_invariant: a row's bytes are the same at every batch size. Where it is False the engine always runs one size.
     """
 
+    name: str
     device: torch.device
     dtype: torch.dtype
     batch_invariant: bool
+    memory: DeviceMemory
 
     def load(self, spec: ComponentSpec, module: Callable[[], torch.nn.Module]) -> Component:
         """Make `spec` ready to run. module: builds the reference torch module, called only where weights are needed.
@@ -47,13 +72,13 @@ class Backend(Protocol):
 def device_faults(where: str) -> Generator[None]:
     """Raises what torch raises for a device as an error of this package. where: what ran, as the caller is told.
 
-    Out of memory passes with the load: BackendUnavailable. After any other fault of a device, every later call in this
+    Out of memory passes with the load: DeviceOutOfMemory. After any other fault of a device, every later call in this
     process fails: BackendLost.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise BackendUnavailable(f"{where} ran out of device memory; try again") from error
+        raise DeviceOutOfMemory(f"{where} ran out of device memory; try again") from error
     except torch.AcceleratorError as error:
         raise BackendLost(f"the device failed in {where}: {_first_line(error)}") from error
 
