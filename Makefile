@@ -6,12 +6,14 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check clean
+.PHONY: help serve test check bench soak clean
 
 help:
 	@echo 'make serve   install what the server needs, once, and start it (ARGS="--port 8080" for options)'
 	@echo 'make test    run all tests (ARGS="tests/unit -x" for options)'
 	@echo 'make check   formatting, lint, types and import rules'
+	@echo 'make bench   measure all that the project promises, into benchmarks/results (ARGS="--runs 1" for one run of each)'
+	@echo 'make soak    15 minutes at saturation: errors, and how the memory of each process grows'
 	@echo 'make clean   remove the installation and the caches'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the Python that the installation is made with.'
@@ -27,6 +29,12 @@ check: $(VENV)/installed-dev
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/basedpyright
 	@$(VENV)/bin/lint-imports
+
+bench: $(VENV)/installed-bench
+	@$(VENV)/bin/python -m benchmarks.suite $(ARGS)
+
+soak: $(VENV)/installed-bench
+	@$(VENV)/bin/python -m benchmarks.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -50,4 +58,10 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt
 	$(make_venv)
 	@echo 'Installing the server and its test tools into $(VENV); the first time takes some minutes, mostly for PyTorch.'
 	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/installed-serve $@
+
+$(VENV)/installed-bench: pyproject.toml constraints.txt
+	$(make_venv)
+	@echo 'Installing the server and what draws plots into $(VENV).'
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[bench]'
 	@touch $(VENV)/installed-serve $@

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -41,7 +42,7 @@ class EditJob:
 
 @dataclass(frozen=True, slots=True)
 class QueuePlace:
-    """Where a job stood when the engine took it. position: jobs that were to run before it; 0 when it ran at once.
+    """Where a job stood when the engine took it. position: in the queue, the next to be begun is 1; 0: it ran at once.
 
     seconds: until its end, as estimated then.
     """
@@ -75,12 +76,19 @@ class EditResult:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A dimension that varies between calls: its name and the range that an engine is compiled for."""
+    """A dimension that varies between calls: its name and the range that an engine is compiled for.
+
+    of: where its length follows from other axes of the component, their names: ratio times their sum, plus `plus`. An
+    axis that only outputs have must say so, and may build only on axes that inputs have.
+    """
 
     name: str
     min: int
     opt: int
     max: int
+    of: tuple[str, ...] = ()
+    ratio: Fraction = Fraction(1)
+    plus: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ import torch
 from serve.errors import BackendLost, DeviceOutOfMemory
 from serve.types import ComponentSpec
 
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""Begins what torch raises when the machine's memory is out, which has no class of its own."""
+
 
 class Component(Protocol):
     """One loaded neural component."""
@@ -73,14 +76,16 @@ def device_faults(where: str) -> Generator[None]:
     """Raises what torch raises for a device as an error of this package. where: what ran, as the caller is told.
 
     Out of memory passes with the load: DeviceOutOfMemory. After any other fault of a device, every later call in this
-    process fails: BackendLost.
+    process fails: BackendLost. What torch raises for a bug stays as it is.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceOutOfMemory(f"{where} ran out of device memory; try again") from error
     except torch.AcceleratorError as error:
         raise BackendLost(f"the device failed in {where}: {_first_line(error)}") from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATOR not in str(error):
+            raise
+        raise DeviceOutOfMemory(f"{where} ran out of device memory; try again") from error
 
 
 def _first_line(error: Exception) -> str:

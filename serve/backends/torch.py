@@ -1,22 +1,23 @@
 """The reference executor: components run eagerly as torch modules, on the CPU or an accelerator."""
 
-from collections.abc import Callable, Iterable, Mapping
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from serve.backends.base import device_faults
+from serve.backends.base import DeviceMemory, device_faults
+from serve.backends.checks import DTYPES, Checks
+from serve.backends.memory import memory_of
+from serve.cpus import usable_cpus
 from serve.errors import ConfigurationError
-from serve.types import ComponentSpec, TensorSpec
+from serve.settings import ModelSettings
+from serve.types import ComponentSpec
 
-_DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "int64": torch.int64,
-    "bool": torch.bool,
-}
 _ALIGNMENT_BYTES = 64
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 class TorchBackend:
@@ -30,11 +31,17 @@ class TorchBackend:
 
     def __init__(self, device: str, precision: str, threads: int) -> None:
         self.device = _open_device(device)
-        self.dtype = _DTYPES[precision]
+        self.dtype = DTYPES[precision]
+        self.memory: DeviceMemory = memory_of(self.device)
+        self.name = f"torch, {_device_name(self.device, threads)}"
         torch.set_num_threads(threads)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
+
+    @classmethod
+    def from_settings(cls, model: ModelSettings) -> Self:
+        return cls(model.device, model.precision, model.threads or usable_cpus())
 
     def load(self, spec: ComponentSpec, module: Callable[[], nn.Module]) -> "TorchComponent":
         """Build the module, which comes in the precision that it runs at, and move it to the device.
@@ -54,50 +61,17 @@ class TorchComponent:
     def __init__(self, spec: ComponentSpec, module: nn.Module, device: torch.device) -> None:
         self.spec = spec
         self._module = module
-        self._device = device
-        self._axes = {axis.name: axis for axis in spec.axes}
+        self._checks = Checks(spec, device)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        self._check_inputs(inputs)
+        lengths = self._checks.inputs(inputs)
         with device_faults(self.spec.name), torch.inference_mode():
             answer: Tensor | tuple[Tensor, ...] = self._module(**inputs)
-        outputs = answer if isinstance(answer, tuple) else (answer,)
+        answers = answer if isinstance(answer, tuple) else (answer,)
         # Inference tensors may not be changed later, and may be views of larger ones: the caller gets its own.
-        return {spec.name: output.clone() for spec, output in zip(self.spec.outputs, outputs, strict=True)}
-
-    def _check_inputs(self, inputs: Mapping[str, Tensor]) -> None:
-        expected = {tensor.name for tensor in self.spec.inputs}
-        if set(inputs) != expected:
-            raise ValueError(f"{self.spec.name} takes {_listed(expected)}; found {_listed(inputs)}")
-        lengths: dict[str, int] = {}
-        for tensor in self.spec.inputs:
-            self._check_type(tensor, inputs[tensor.name])
-            self._check_shape(tensor, tuple(inputs[tensor.name].shape), lengths)
-
-    def _check_type(self, spec: TensorSpec, tensor: Tensor) -> None:
-        if tensor.dtype != _DTYPES[spec.dtype]:
-            found = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{self.spec.name}: tensor {spec.name} must be {spec.dtype}; found {found}")
-        if tensor.device != self._device:
-            raise ValueError(f"{self.spec.name}: tensor {spec.name} must be on {self._device}; found {tensor.device}")
-
-    def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...], lengths: dict[str, int]) -> None:
-        """lengths: of the axes seen so far in this call, which later tensors must repeat; filled here."""
-        where = f"{self.spec.name}: tensor {spec.name}"
-        if len(shape) != len(spec.shape):
-            raise ValueError(f"{where} must have shape {_shown(spec.shape)}; found {_shown(shape)}")
-        for expected, found in zip(spec.shape, shape, strict=True):
-            if isinstance(expected, int):
-                if found != expected:
-                    raise ValueError(f"{where} must have shape {_shown(spec.shape)}; found {_shown(shape)}")
-                continue
-            axis = self._axes[expected]
-            if not axis.min <= found <= axis.max:
-                raise ValueError(f"{where}: axis {axis.name} must be {axis.min} to {axis.max}; found {found}")
-            if lengths.setdefault(expected, found) != found:
-                raise ValueError(
-                    f"{where}: axis {axis.name} must be {lengths[expected]} as in the tensors before; found {found}"
-                )
+        outputs = {spec.name: output.clone() for spec, output in zip(self.spec.outputs, answers, strict=True)}
+        self._checks.outputs(outputs, lengths)
+        return outputs
 
 
 def _open_device(name: str) -> torch.device:
@@ -116,9 +90,15 @@ def _align(module: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
+def _device_name(device: torch.device, threads: int) -> str:
+    """Of the chip, as its maker calls it; of a CPU also the threads that compute."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_name()}, {threads} threads" if device.type == "cpu" else str(device)
 
 
-def _shown(shape: tuple[int | str, ...]) -> str:
-    return f"({', '.join(str(axis) for axis in shape)})"
+def _cpu_name() -> str:
+    """Linux tells it in a line `model name : ...`, though not for every architecture."""
+    lines = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

@@ -1,11 +1,13 @@
 """What a model family says to the engine: how a job becomes rows, what a step feeds the denoiser, what its answer does.
 
 The engine owns time, batches and cancellation; a family owns the mathematics of one row and knows of no other row.
+Work of a row that needs components is a generator, a `Stage`: it yields the calls that it needs next and is sent their
+answers. The engine runs the stages of many rows side by side and merges their calls into batches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -14,6 +16,35 @@ from serve.types import EditJob, Pixels
 
 Inputs = Mapping[str, torch.Tensor]
 """Named tensors of batch one, as a component takes them."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of a component for one row. inputs: nobody changes them afterwards, so that the engine may keep them."""
+
+    component: Component
+    inputs: Inputs
+
+
+Stage = Generator[Sequence[Call], Sequence[Inputs], Result]
+"""Yields calls that do not depend on each other, is sent the outputs of each, of batch one, and returns its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a row of a job will take, told without running anything.
+
+    key: rows may share a pass of the denoiser exactly when their keys are equal; made of what JSON can hold and tuples.
+    steps: that each row runs; 0 where the result is the canvas. passes: through the denoiser that a step makes (two
+    with classifier-free guidance). tokens: latent tokens of a pass, by which costs of different keys are compared.
+    """
+
+    key: tuple[object, ...]
+    steps: int
+    passes: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +74,12 @@ class Blend:
 
 @dataclass(slots=True)
 class Sample:
-    """One output picture in progress. Only its family changes it, in `advance`.
+    """One output picture in progress. Only its family changes it, in `step`.
 
-    latents: (1, ...) in the family's own layout, at the noise level `sigmas[step]`. sigmas: (ticks + 1,) float32,
+    latents: (1, ...) in the family's own layout, at the noise level `sigmas[done]`. sigmas: (steps + 1,) float32,
     falling to 0. passes: for each pass that a step makes through the denoiser (two with classifier-free guidance)
     the inputs that stay the same over the steps. guidance: how the passes combine. size: (width, height) drawn.
-    key: samples may share a pass of the denoiser exactly when their keys are equal.
+    done: steps that were run.
     """
 
     latents: torch.Tensor
@@ -56,49 +87,56 @@ class Sample:
     passes: tuple[Inputs, ...]
     guidance: float
     size: tuple[int, int]
-    key: tuple[object, ...]
     blend: Blend | None = None
-    step: int = 0
+    done: int = 0
 
     @property
     def remaining(self) -> int:
         """Steps that are still to run."""
-        return len(self.sigmas) - 1 - self.step
+        return len(self.sigmas) - 1 - self.done
+
+    @property
+    def nbytes(self) -> int:
+        """That it holds, with what it may share with other samples."""
+        kept = [self.latents, *(tensor for inputs in self.passes for tensor in inputs.values())]
+        if self.blend is not None:
+            kept += [self.blend.source, self.blend.noise, self.blend.mask]
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in kept}.values())
 
 
 class Family(Protocol):
-    """A loaded model. Every tensor is of batch one and every method runs on the engine's thread."""
+    """A loaded model. Every tensor is of batch one and every method runs on the engine's thread, except `plan`."""
 
     denoiser: Component
 
-    def encode_text(self, prompt: str) -> TextEncoding:
-        """The conditioning of a prompt. Depends on nothing else, so that the engine may cache it."""
-        ...
-
-    def encode_image(self, pixels: Pixels) -> torch.Tensor:
-        """(H, W, 3) pixels to latents (1, ...), without random numbers. Depends on nothing else; may be cached."""
+    def plan(self, job: EditJob) -> Plan:
+        """What each row of the job will take. Runs on any thread, and costs next to nothing."""
         ...
 
     def text_prompts(self, job: EditJob) -> tuple[str, ...]:
         """The prompts that the job needs encoded: its own, and the unconditional one where guidance asks for it."""
         ...
 
+    def encode_text(self, prompt: str) -> Stage[TextEncoding]:
+        """The conditioning of a prompt. Depends on nothing else, so that the engine may cache it."""
+        ...
+
+    def encode_image(self, pixels: Pixels) -> Stage[torch.Tensor]:
+        """(H, W, 3) pixels to latents (1, ...), without random numbers. Depends on nothing else; may be cached."""
+        ...
+
     def begin(self, job: EditJob, texts: Sequence[TextEncoding], images: Sequence[torch.Tensor], seed: int) -> Sample:
         """A row for one output. texts: of `text_prompts`. images: latents of the canvas, then of the references.
 
-        All random numbers come from a generator of this seed. A strength of 0 is not a row: nothing is left to run.
+        All random numbers come from a generator of this seed. Only for a job whose plan has steps.
         """
         ...
 
-    def step_inputs(self, sample: Sample) -> tuple[Inputs, ...]:
-        """Inputs of the denoiser for the next step: one of batch one for each pass."""
+    def step(self, sample: Sample) -> Stage[None]:
+        """Move the sample one step on."""
         ...
 
-    def advance(self, sample: Sample, outputs: Sequence[torch.Tensor]) -> None:
-        """Apply the denoiser's answers, (1, ...) for each pass, to the sample and move it one step on."""
-        ...
-
-    def decode(self, sample: Sample) -> Pixels:
+    def decode(self, sample: Sample) -> Stage[Pixels]:
         """The finished sample's picture (height, width, 3)."""
         ...
 

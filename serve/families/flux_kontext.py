@@ -5,6 +5,7 @@ Agrees bit for bit with diffusers' `FluxKontextPipeline`, and under a mask or a 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,18 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 from serve.backends.base import Backend
 from serve.errors import ConfigurationError
 from serve.families import flux_kontext_components as components
-from serve.families.base import Blend, Inputs, Sample, TextEncoding
+from serve.families.base import Blend, Call, Plan, Sample, Stage, TextEncoding
 from serve.families.checkpoint import load_tokenizer, load_weights, reading
 from serve.families.flux_kontext_components import PACK, Dimensions
 from serve.families.prompts import Tokens, part_read, tokenize
-from serve.families.solvers import TIMESTEPS, Shift, add_noise, blend, euler, flow_sigmas, last_steps
+from serve.families.solvers import TIMESTEPS, Shift, add_noise, blend, euler, flow_sigmas, last_steps, steps_to_run
 from serve.types import DType, EditJob, Pixels
 
 PIPELINES = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
 MAX_TEXT_TOKENS = 512
 ROTARY_THETA = 10000
+ROTARIES = 16
+"""Rotary embeddings kept, one for each arrangement of pictures; 9 MB for a picture and a reference of 1024 px."""
 _DTYPE_NAMES: dict[torch.dtype, DType] = {
     torch.float32: "float32",
     torch.float16: "float16",
@@ -58,6 +61,7 @@ class FluxKontext:
         self._shift = Shift.from_config(_config(FlowMatchEulerDiscreteScheduler, folder, "scheduler"))
         self._dimensions = d = _dimensions(folder, backend.dtype, self._clip_tokenizer, self._t5_tokenizer)
         self._rotary = FluxPosEmbed(ROTARY_THETA, list(d.rotary_axes))
+        self._rotary_of = lru_cache(ROTARIES)(self._make_rotary)
 
         def weights(model: Any, subfolder: str) -> Any:
             return load_weights(model, folder, subfolder, backend.dtype)
@@ -79,19 +83,36 @@ class FluxKontext:
             components.denoiser_spec(d), lambda: components.Denoiser(weights(FluxTransformer2DModel, "transformer"))
         )
 
-    def encode_text(self, prompt: str) -> TextEncoding:
+    def plan(self, job: EditJob) -> Plan:
+        grids = tuple(self._grid_of(picture) for picture in (job.canvas, *job.references))
+        drawn, read = grids[0][0] * grids[0][1], sum(rows * columns for rows, columns in grids)
+        text = self._dimensions.t5_tokens
+        return Plan(
+            key=("flux_kontext", *grids),
+            steps=steps_to_run(job.steps, job.strength),
+            passes=1,
+            tokens=drawn + read + text,
+        )
+
+    def text_prompts(self, job: EditJob) -> tuple[str, ...]:
+        """One: the guidance is distilled into the model."""
+        return (job.prompt,)
+
+    def encode_text(self, prompt: str) -> Stage[TextEncoding]:
         """What T5 reads is the prompt; `tokens` counts it, the end mark included.
 
         CLIP gives one vector for the whole, as the model was trained: a summary of the first tokens, in FLUX.1 of 77
         beside 512. A prompt that only CLIP does not read to its end is not cut.
         """
         clip, t5 = self._tokens(prompt)
-        pooled = self.text_encoder({"ids": clip.ids.to(self._device)})["pooled"]
-        text = self.text_encoder_2({"ids": t5.ids.to(self._device)})["text"]
+        summary, whole = yield (
+            Call(self.text_encoder, {"ids": clip.ids.to(self._device)}),
+            Call(self.text_encoder_2, {"ids": t5.ids.to(self._device)}),
+        )
         cut_to = part_read(prompt, self._tokens) if t5.cut else None
-        return TextEncoding({"text": text, "pooled": pooled}, t5.count, cut_to)
+        return TextEncoding({"text": whole["text"], "pooled": summary["pooled"]}, t5.count, cut_to)
 
-    def encode_image(self, pixels: Pixels) -> Tensor:
+    def encode_image(self, pixels: Pixels) -> Stage[Tensor]:
         """(H, W, 3), both sides multiples of a token's, to latents (1, C, h, w)."""
         height, width, _ = pixels.shape
         side = self._dimensions.token_pixels
@@ -99,11 +120,8 @@ class FluxKontext:
             raise ValueError(f"a picture of {width}x{height} pixels cannot be encoded; sides are multiples of {side}")
         scaled = 2.0 * torch.from_numpy(pixels.astype(np.float32) / 255.0) - 1.0
         batch = scaled.permute(2, 0, 1)[None].to(self._device, self._dtype)
-        return self.vae_encoder({"pixels": batch})["latents"]
-
-    def text_prompts(self, job: EditJob) -> tuple[str, ...]:
-        """One: the guidance is distilled into the model."""
-        return (job.prompt,)
+        (answer,) = yield (Call(self.vae_encoder, {"pixels": batch}),)
+        return answer["latents"]
 
     def begin(self, job: EditJob, texts: Sequence[TextEncoding], images: Sequence[Tensor], seed: int) -> Sample:
         """Starts from the canvas, noised to the first level that the strength runs; at strength 1 that is noise."""
@@ -117,7 +135,7 @@ class FluxKontext:
             **text.tensors,
             "references": torch.cat([_pack(image) for image in images], dim=1),
             "guidance": torch.full((1,), job.guidance, device=self._device, dtype=torch.float32),
-            "rotary": self._rotary_of(text.tensors["text"].shape[1], grids),
+            "rotary": self._rotary_of(text.tensors["text"].shape[1], *grids),
         }
         return Sample(
             latents=add_noise(source, noise, sigmas[0]),
@@ -125,28 +143,25 @@ class FluxKontext:
             passes=(conditioning,),
             guidance=job.guidance,
             size=(width, height),
-            key=("flux_kontext", (width, height), grids, text.tensors["text"].shape[1]),
             blend=None if job.mask is None else Blend(source, noise, self._latent_mask(job.mask)),
         )
 
-    def step_inputs(self, sample: Sample) -> tuple[Inputs, ...]:
-        timestep = (sample.sigmas[sample.step, None] * TIMESTEPS).to(self._dtype) / TIMESTEPS
-        return ({**sample.passes[0], "latents": sample.latents, "timestep": timestep.to(self._device)},)
-
-    def advance(self, sample: Sample, outputs: Sequence[Tensor]) -> None:
-        (velocity,) = outputs
-        sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
-        latents = euler(sample.latents, velocity, sigma, sigma_next)
+    def step(self, sample: Sample) -> Stage[None]:
+        sigma, sigma_next = sample.sigmas[sample.done], sample.sigmas[sample.done + 1]
+        timestep = (sigma[None] * TIMESTEPS).to(self._dtype) / TIMESTEPS
+        changing = {"latents": sample.latents, "timestep": timestep.to(self._device)}
+        (answer,) = yield (Call(self.denoiser, {**changing, **sample.passes[0]}),)
+        latents = euler(sample.latents, answer["velocity"], sigma, sigma_next)
         if sample.blend is not None:
             kept = sample.blend
             latents = blend(latents, kept.source, kept.noise, kept.mask, sigma_next)
         sample.latents = latents
-        sample.step += 1
+        sample.done += 1
 
-    def decode(self, sample: Sample) -> Pixels:
+    def decode(self, sample: Sample) -> Stage[Pixels]:
         latents = _unpack(sample.latents, sample.size, self._dimensions.token_pixels)
-        pixels = self.vae_decoder({"latents": latents})["pixels"][0]
-        bounded = (pixels * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu()
+        (answer,) = yield (Call(self.vae_decoder, {"latents": latents}),)
+        bounded = (answer["pixels"][0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu()
         return (bounded * 255).round().to(torch.uint8).contiguous().numpy()
 
     def tokens(self, images: Sequence[Tensor]) -> int:
@@ -162,7 +177,12 @@ class FluxKontext:
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=self._dtype).to(self._device)
 
-    def _rotary_of(self, text_tokens: int, grids: Sequence[tuple[int, int]]) -> Tensor:
+    def _grid_of(self, pixels: Pixels) -> tuple[int, int]:
+        """Rows and columns of tokens of a picture."""
+        side = self._dimensions.token_pixels
+        return pixels.shape[0] // side, pixels.shape[1] // side
+
+    def _make_rotary(self, text_tokens: int, *grids: tuple[int, int]) -> Tensor:
         """(1, positions, width). Text is at the origin; the canvas lies where the picture drawn does, one deeper."""
         drawn = _positions(0, 0, 0, grids[0])
         places = (_positions(1, *offset, grid) for offset, grid in zip(reference_offsets(grids), grids, strict=True))

@@ -4,7 +4,8 @@ Everything that is no neural network stays outside, so that a component is a pur
 compiled: random numbers, the schedule, packing, blending, and the rotary position embedding, which is an input.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -45,6 +46,11 @@ class Dimensions:
     rotary_axes: tuple[int, ...]
 
     @property
+    def cell_pixels(self) -> int:
+        """Side in pixels of what one latent cell shows."""
+        return self.token_pixels // PACK
+
+    @property
     def token_channels(self) -> int:
         return self.latent_channels * PACK**2
 
@@ -80,7 +86,7 @@ def vae_encoder_spec(d: Dimensions) -> ComponentSpec:
         name="vae_encoder",
         inputs=(TensorSpec("pixels", d.dtype, ("batch", RGB, "height", "width")),),
         outputs=(TensorSpec("latents", d.dtype, ("batch", d.latent_channels, "latent_height", "latent_width")),),
-        axes=(_BATCH, *_PIXEL_SIDES, *_LATENT_SIDES),
+        axes=(_BATCH, *_PIXEL_SIDES, *_scaled(_LATENT_SIDES, _PIXEL_SIDES, Fraction(1, d.cell_pixels))),
     )
 
 
@@ -90,7 +96,7 @@ def vae_decoder_spec(d: Dimensions) -> ComponentSpec:
         name="vae_decoder",
         inputs=(TensorSpec("latents", d.dtype, ("batch", d.latent_channels, "latent_height", "latent_width")),),
         outputs=(TensorSpec("pixels", d.dtype, ("batch", RGB, "height", "width")),),
-        axes=(_BATCH, *_PIXEL_SIDES, *_LATENT_SIDES),
+        axes=(_BATCH, *_LATENT_SIDES, *_scaled(_PIXEL_SIDES, _LATENT_SIDES, Fraction(d.cell_pixels))),
     )
 
 
@@ -100,6 +106,7 @@ def denoiser_spec(d: Dimensions) -> ComponentSpec:
     timestep: the noise level sigma, 0 to 1. rotary: of the text's, the picture's and the references' tokens, in this
     order; rows that share a batch have it in common, and the first row's is read.
     """
+    positions = replace(_POSITIONS, of=(_TOKENS.name, _REFERENCE_TOKENS.name), plus=d.t5_tokens)
     return ComponentSpec(
         name="denoiser",
         inputs=(
@@ -112,7 +119,7 @@ def denoiser_spec(d: Dimensions) -> ComponentSpec:
             TensorSpec("rotary", "float32", ("batch", "positions", d.rotary_width)),
         ),
         outputs=(TensorSpec("velocity", d.dtype, ("batch", "tokens", d.token_channels)),),
-        axes=(_BATCH, _TOKENS, _REFERENCE_TOKENS, _POSITIONS),
+        axes=(_BATCH, _TOKENS, _REFERENCE_TOKENS, positions),
     )
 
 
@@ -192,6 +199,10 @@ class Denoiser(nn.Module):
             return_dict=False,
         )[0]
         return velocity[:, : latents.shape[1]]
+
+
+def _scaled(axes: tuple[Axis, ...], of: tuple[Axis, ...], ratio: Fraction) -> tuple[Axis, ...]:
+    return tuple(replace(axis, of=(other.name,), ratio=ratio) for axis, other in zip(axes, of, strict=True))
 
 
 class _CosinesAndSines(nn.Module):

@@ -13,11 +13,20 @@ import transformers
 
 from serve.backends.base import Backend
 from serve.errors import ConfigurationError
-from serve.families.base import Inputs, Sample, TextEncoding
+from serve.families.base import Call, Plan, Sample, Stage, TextEncoding
 from serve.families.checkpoint import load_tokenizer, load_weights, read_json, reading
 from serve.families.pixel_edit_unet import PixelEditUNet, latents_to_pixels, pixels_to_latents
 from serve.families.prompts import Tokens, part_read, tokenize
-from serve.families.solvers import Shift, add_noise, euler, flow_sigmas, guide, last_steps, velocity_of_sample
+from serve.families.solvers import (
+    Shift,
+    add_noise,
+    euler,
+    flow_sigmas,
+    guide,
+    last_steps,
+    steps_to_run,
+    velocity_of_sample,
+)
 from serve.types import Axis, ComponentSpec, DType, EditJob, Pixels, TensorSpec
 
 PIPELINE = "PixelEditPipeline"
@@ -61,18 +70,25 @@ class PixelEdit:
         self._text_encoder = backend.load(_text_encoder_spec(config, precision), text_encoder)
         self.denoiser = backend.load(_denoiser_spec(config, precision), denoiser)
 
+    def plan(self, job: EditJob) -> Plan:
+        height, width = job.canvas.shape[:2]
+        cells = (height // self._patch_size) * (width // self._patch_size)
+        passes = len(self.text_prompts(job))
+        return Plan(("pixel_edit", width, height), steps_to_run(job.steps, job.strength), passes, tokens=cells)
+
     def text_prompts(self, job: EditJob) -> tuple[str, ...]:
         return (job.prompt, NO_PROMPT) if job.guidance > 1 else (job.prompt,)
 
-    def encode_text(self, prompt: str) -> TextEncoding:
+    def encode_text(self, prompt: str) -> Stage[TextEncoding]:
         (tokens,) = self._tokens(prompt)
         mask = tokens.mask.to(self._backend.device)
         inputs = {"input_ids": tokens.ids.to(self._backend.device), "attention_mask": mask}
-        text = self._text_encoder(inputs)["text"]
+        (answer,) = yield (Call(self._text_encoder, inputs),)
         cut_to = part_read(prompt, self._tokens) if tokens.cut else None
-        return TextEncoding({"text": text, "text_mask": mask}, tokens.count, cut_to)
+        return TextEncoding({"text": answer["text"], "text_mask": mask}, tokens.count, cut_to)
 
-    def encode_image(self, pixels: Pixels) -> torch.Tensor:
+    def encode_image(self, pixels: Pixels) -> Stage[torch.Tensor]:
+        yield ()
         picture = torch.tensor(pixels, device=self._backend.device).permute(2, 0, 1)[None]
         latents = pixels_to_latents(picture.float() / 127.5 - 1, self._patch_size).to(self._backend.dtype)
         return latents.contiguous(memory_format=torch.channels_last)
@@ -89,21 +105,21 @@ class PixelEdit:
             passes=tuple({"source": source, **text.tensors} for text in texts),
             guidance=job.guidance,
             size=(width, height),
-            key=("pixel_edit", width, height),
         )
 
-    def step_inputs(self, sample: Sample) -> tuple[Inputs, ...]:
-        sigma = sample.sigmas[sample.step : sample.step + 1].to(sample.latents)
-        return tuple({"latents": sample.latents, "sigma": sigma, **constant} for constant in sample.passes)
-
-    def advance(self, sample: Sample, outputs: Sequence[torch.Tensor]) -> None:
-        clean = outputs[0] if len(outputs) == 1 else guide(outputs[0], outputs[1], sample.guidance)
-        sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
+    def step(self, sample: Sample) -> Stage[None]:
+        sigma, sigma_next = sample.sigmas[sample.done], sample.sigmas[sample.done + 1]
+        changing = {"latents": sample.latents, "sigma": sigma[None].to(sample.latents)}
+        answers = yield tuple(Call(self.denoiser, {**changing, **constant}) for constant in sample.passes)
+        clean = answers[0]["sample"]
+        if len(answers) > 1:
+            clean = guide(clean, answers[1]["sample"], sample.guidance)
         velocity = velocity_of_sample(sample.latents, clean, sigma)
         sample.latents = euler(sample.latents, velocity, sigma, sigma_next)
-        sample.step += 1
+        sample.done += 1
 
-    def decode(self, sample: Sample) -> Pixels:
+    def decode(self, sample: Sample) -> Stage[Pixels]:
+        yield ()
         picture = latents_to_pixels(sample.latents, self._patch_size)[0].permute(1, 2, 0).float()
         return ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 

@@ -5,7 +5,6 @@ convolutions run channels-last and weights are aligned in memory, because CPU ke
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,11 +20,12 @@ from safetensors.torch import load_file, save_file
 from serve.backends.torch import TorchBackend
 from serve.errors import ConfigurationError
 from serve.families import load_family
-from serve.families.base import Inputs, Sample
+from serve.families.base import Sample
 from serve.families.flux_kontext import FluxKontext, load, reference_offsets
 from serve.settings import ModelSettings
 from serve.types import EditJob, Pixels
 from tests import checkpoints
+from tests.stages import run_alone, run_as_one_batch
 
 PRECISIONS = ("float32", "bfloat16")
 WHOLE = (64, 64)
@@ -117,14 +117,14 @@ def test_the_pictures_latents_equal_what_the_pipeline_reads(family: FluxKontext,
 
     expected = pipeline._encode_vae_image(processed, generator=None)
 
-    assert torch.equal(family.encode_image(canvas), expected)
+    assert torch.equal(run_alone(family.encode_image(canvas)), expected)
 
 
 def test_each_step_is_visible_in_the_latents(float_family: FluxKontext):
     sample = _begin(float_family, _job(steps=4), seed=0)
     while sample.remaining:
         before = sample.latents
-        _step(float_family, [sample])
+        run_alone(float_family.step(sample))
         assert (sample.latents - before).abs().mean() > 0.01
 
 
@@ -184,11 +184,11 @@ def test_a_row_has_the_same_bytes_at_every_index_whatever_its_neighbours(family:
     neighbours = [_begin(family, other, seed=30 + i) for i, other in enumerate(crowd)]
     mixed = [*neighbours[:index], _begin(family, job, seed=1), *neighbours[index:]]
     for _ in range(job.steps):
-        _step(family, alone)
-        _step(family, mixed)
+        run_as_one_batch([family.step(sample) for sample in alone])
+        run_as_one_batch([family.step(sample) for sample in mixed])
 
     assert torch.equal(mixed[index].latents, alone[0].latents)
-    assert np.array_equal(family.decode(mixed[index]), family.decode(alone[0]))
+    assert np.array_equal(run_alone(family.decode(mixed[index])), run_alone(family.decode(alone[0])))
 
 
 def test_rows_with_unequal_shapes_have_unequal_keys(float_family: FluxKontext):
@@ -196,11 +196,34 @@ def test_rows_with_unequal_shapes_have_unequal_keys(float_family: FluxKontext):
     wide, tall = _picture((64, 32), seed=1), _picture((32, 64), seed=1)
     jobs = [_job(), _job(size=(96, 48)), _job(references=(wide,)), _job(references=(tall,))]
 
-    keys = [_begin(float_family, job, seed=0).key for job in jobs]
-    twin = _begin(float_family, _job(prompt="b", steps=9, strength=0.3, mask=_half_mask()), seed=8).key
+    keys = [float_family.plan(job).key for job in jobs]
+    twin = float_family.plan(_job(prompt="b", steps=9, strength=0.3, mask=_half_mask())).key
 
     assert len(set(keys)) == len(keys)
     assert twin == keys[0]
+
+
+def test_a_plan_tells_what_its_row_will_be(float_family: FluxKontext):
+    reference = _picture((64, 32), seed=1)
+    for job in (_job(), _job(steps=10, strength=0.7), _job(size=(96, 48), references=(reference, reference), steps=1)):
+        plan, sample = float_family.plan(job), _begin(float_family, job, seed=0)
+        (inputs,) = sample.passes
+        assert (plan.steps, plan.passes) == (sample.remaining, len(sample.passes))
+        assert plan.tokens == inputs["rotary"].shape[1]
+
+
+def test_inputs_that_stay_the_same_over_the_steps_are_the_same_tensors(float_family: FluxKontext):
+    sample = _begin(float_family, _job(), seed=0)
+    for _ in range(2):
+        (call,) = next(float_family.step(sample))
+        assert call.component is float_family.denoiser
+        assert all(call.inputs[name] is tensor for name, tensor in sample.passes[0].items())
+        run_alone(float_family.step(sample))
+
+
+def test_rows_of_one_arrangement_share_their_rotary_embedding(float_family: FluxKontext):
+    first, second = (_begin(float_family, _job(prompt=prompt), seed=0) for prompt in "ab")
+    assert first.passes[0]["rotary"] is second.passes[0]["rotary"]
 
 
 def test_black_under_the_mask_keeps_the_sources_latents_and_one_grey_pixel_opens_a_cell(float_family: FluxKontext):
@@ -210,16 +233,16 @@ def test_black_under_the_mask_keeps_the_sources_latents_and_one_grey_pixel_opens
 
     result = _unpacked(_edit(float_family, job, seed=0).latents)
 
-    changed = (result != float_family.encode_image(job.canvas)).any(dim=1)[0]
+    changed = (result != run_alone(float_family.encode_image(job.canvas))).any(dim=1)[0]
     assert changed.nonzero().tolist() == [[19 // 8, 37 // 8]]
 
 
 def test_tokens_are_counted_as_the_model_reads_them(float_family: FluxKontext):
-    images = [float_family.encode_image(_picture(size, seed=0)) for size in (WHOLE, (96, 48))]
+    images = [run_alone(float_family.encode_image(_picture(size, seed=0))) for size in (WHOLE, (96, 48))]
 
     assert float_family.tokens(images) == (4 * 4) + (6 * 3)
-    assert float_family.encode_text("red").tokens == len(["\u2581", "r", "e", "d", "</s>"])
-    assert float_family.encode_text("x" * 500).tokens == checkpoints.TEXT_TOKENS
+    assert run_alone(float_family.encode_text("red")).tokens == len(["\u2581", "r", "e", "d", "</s>"])
+    assert run_alone(float_family.encode_text("x" * 500)).tokens == checkpoints.TEXT_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -233,12 +256,12 @@ def test_tokens_are_counted_as_the_model_reads_them(float_family: FluxKontext):
     ],
 )
 def test_a_prompt_is_read_up_to_t5s_length(float_family: FluxKontext, prompt: str, read: str | None):
-    assert float_family.encode_text(prompt).cut_to == read
+    assert run_alone(float_family.encode_text(prompt)).cut_to == read
 
 
 @pytest.mark.parametrize("prompt", ["make it red and blue and green", "x" * 500, "à la carte, s'il vous plaît"])
 def test_the_part_of_a_prompt_that_was_read_draws_the_same_bytes(float_family: FluxKontext, prompt: str):
-    read = float_family.encode_text(prompt).cut_to
+    read = run_alone(float_family.encode_text(prompt)).cut_to
     assert read is not None
     assert prompt.startswith(read)
 
@@ -246,12 +269,12 @@ def test_the_part_of_a_prompt_that_was_read_draws_the_same_bytes(float_family: F
 
     assert torch.equal(long, short)
     assert not torch.equal(long, other)
-    assert float_family.encode_text(read).cut_to is None
+    assert run_alone(float_family.encode_text(read)).cut_to is None
 
 
 def test_a_picture_that_is_no_multiple_of_a_token_is_refused(float_family: FluxKontext):
     with pytest.raises(ValueError, match="72x64 pixels cannot be encoded; sides are multiples of 16"):
-        float_family.encode_image(_picture((72, 64), seed=0))
+        run_alone(float_family.encode_image(_picture((72, 64), seed=0)))
 
 
 def test_the_settings_load_the_family(folder: Path):
@@ -260,7 +283,7 @@ def test_the_settings_load_the_family(folder: Path):
     family = load_family(model, TorchBackend("cpu", "float32", threads=1))
 
     assert isinstance(family, FluxKontext)
-    assert family.decode(_edit(family, _job(steps=1), seed=0)).shape == (64, 64, 3)
+    assert run_alone(family.decode(_edit(family, _job(steps=1), seed=0))).shape == (64, 64, 3)
 
 
 def test_a_missing_folder_stops_the_start_with_one_sentence(tmp_path: Path):
@@ -356,32 +379,20 @@ def _run(pipeline: DiffusionPipeline, job: EditJob, seed: int, **arguments: floa
 def _assert_equal(sample: Sample, family: FluxKontext, expected: tuple[torch.Tensor, Pixels]) -> None:
     latents, pixels = expected
     assert torch.equal(sample.latents, latents)
-    assert np.array_equal(family.decode(sample), pixels)
+    assert np.array_equal(run_alone(family.decode(sample)), pixels)
 
 
 def _edit(family: FluxKontext, job: EditJob, seed: int) -> Sample:
     sample = _begin(family, job, seed)
     while sample.remaining:
-        _step(family, [sample])
+        run_alone(family.step(sample))
     return sample
 
 
 def _begin(family: FluxKontext, job: EditJob, seed: int) -> Sample:
-    texts = [family.encode_text(prompt) for prompt in family.text_prompts(job)]
-    images = [family.encode_image(pixels) for pixels in (job.canvas, *job.references)]
+    texts = [run_alone(family.encode_text(prompt)) for prompt in family.text_prompts(job)]
+    images = [run_alone(family.encode_image(pixels)) for pixels in (job.canvas, *job.references)]
     return family.begin(job, texts, images, seed)
-
-
-def _step(family: FluxKontext, samples: Sequence[Sample]) -> None:
-    """One step of samples that share a key, in one pass; a sample that is done stays in the pass as filler."""
-    inputs = [family.step_inputs(sample)[0] for sample in samples]
-    velocities = family.denoiser(_stacked(inputs))["velocity"]
-    for sample, velocity in zip(samples, velocities.split(1), strict=True):
-        family.advance(sample, [velocity])
-
-
-def _stacked(inputs: Sequence[Inputs]) -> Inputs:
-    return {name: torch.cat([row[name] for row in inputs]) for name in inputs[0]}
 
 
 def _unpacked(tokens: torch.Tensor) -> torch.Tensor:

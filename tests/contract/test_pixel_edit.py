@@ -15,12 +15,14 @@ from transformers import T5Config, T5EncoderModel
 
 from embedded_model.editors import CheckpointEditor
 from serve.backends.torch import TorchBackend
-from serve.engine.engine import Engine
+from serve.engine.engine import Engine, EngineOptions
 from serve.errors import ConfigurationError
+from serve.families.base import Sample
 from serve.families.pixel_edit import PixelEdit, load
 from serve.settings import EMBEDDED_CHECKPOINT
 from serve.types import EditJob, EditResult, Pixels
 from tests import checkpoints, pictures
+from tests.stages import run_alone, run_as_one_batch
 
 SIZE = (128, 64)
 BUCKET = 4
@@ -52,7 +54,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> PixelEdit:
 
 @pytest.fixture(scope="module")
 def engine(family: PixelEdit) -> Iterator[Engine]:
-    running = Engine(family, batch_invariant=False, max_batch=BUCKET, max_queued_rows=64, cache_bytes=2**24)
+    running = Engine(family, backend(), EngineOptions(max_batch=BUCKET, cache_bytes=2**24))
     running.start()
     yield running
     running.drain(30)
@@ -68,9 +70,48 @@ def test_an_edit_equals_that_of_the_sampler_it_was_trained_with(engine: Engine):
 
 
 def test_the_latents_of_a_picture_are_lossless(family: PixelEdit):
-    sample = family.begin(JOB, [family.encode_text(JOB.prompt)], [family.encode_image(JOB.canvas)], seed=0)
-    sample.latents = family.encode_image(JOB.canvas)
-    assert np.array_equal(family.decode(sample), JOB.canvas)
+    text, latents = run_alone(family.encode_text(JOB.prompt)), run_alone(family.encode_image(JOB.canvas))
+    sample = family.begin(JOB, [text], [latents], seed=0)
+    sample.latents = latents
+    assert np.array_equal(run_alone(family.decode(sample)), JOB.canvas)
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(4, 1.0), (4, 0.5), (3, 0.1), (100, 0.29)])
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 1.5])
+def test_a_plan_tells_what_its_row_will_be(small: PixelEdit, steps: int, strength: float, guidance: float):
+    job = replace(JOB, steps=steps, strength=strength, guidance=guidance)
+    plan, sample = small.plan(job), begun(small, job)
+    assert (plan.steps, plan.passes) == (sample.remaining, len(sample.passes))
+    assert plan.tokens == small.tokens([run_alone(small.encode_image(job.canvas))])
+
+
+def test_rows_may_share_a_pass_exactly_when_their_pictures_are_of_one_size(small: PixelEdit):
+    wide, tall = pictures.photo((128, 64)), pictures.photo((64, 128))
+    others = [JOB, replace(JOB, prompt="another", steps=9, strength=0.3, guidance=1.5, seeds=(1, 2))]
+    assert len({small.plan(job).key for job in others}) == 1
+    assert small.plan(replace(JOB, canvas=wide)).key != small.plan(replace(JOB, canvas=tall)).key
+    assert json.loads(json.dumps(small.plan(JOB).key)) == list(small.plan(JOB).key)
+
+
+def test_inputs_that_stay_the_same_over_the_steps_are_the_same_tensors(small: PixelEdit):
+    sample = begun(small, replace(JOB, guidance=1.5))
+    for _ in range(2):
+        calls = next(small.step(sample))
+        assert all(call.component is small.denoiser for call in calls)
+        for call, constant in zip(calls, sample.passes, strict=True):
+            assert all(call.inputs[name] is tensor for name, tensor in constant.items())
+        run_alone(small.step(sample))
+
+
+@pytest.mark.parametrize("index", range(BUCKET))
+def test_a_row_in_a_mixed_batch_equals_one_among_its_copies(small: PixelEdit, index: int):
+    job = replace(JOB, steps=3)
+    crowd = [replace(JOB, prompt=f"as in {i}", steps=4 + i, strength=0.9, seeds=(i,)) for i in range(3)]
+    mixed, alone = [begun(small, other) for other in (*crowd[:index], job, *crowd[index:])], begun(small, job)
+    for _ in range(job.steps):
+        run_as_one_batch([small.step(sample) for sample in mixed])
+        run_alone(small.step(alone), copies=BUCKET)
+    assert torch.equal(mixed[index].latents, alone.latents)
 
 
 def test_a_row_has_the_same_bytes_at_every_index_of_the_bucket(engine: Engine):
@@ -122,7 +163,7 @@ def test_usage_counts_words_and_cells(engine: Engine):
     ],
 )
 def test_a_prompt_is_read_up_to_the_models_length(small: PixelEdit, prompt: str, read: str | None):
-    assert small.encode_text(prompt).cut_to == read
+    assert run_alone(small.encode_text(prompt)).cut_to == read
 
 
 @pytest.mark.parametrize("prompt", ["make it dark red and blue", "make it bluÄÖÜÄÖÜ"])
@@ -139,11 +180,11 @@ def test_the_part_of_a_prompt_that_was_read_draws_the_same_bytes(small: PixelEdi
 
 def test_the_embedded_model_tells_what_it_read_of_a_long_prompt(family: PixelEdit):
     prompt = "make it black and white, " * 20
-    read = family.encode_text(prompt).cut_to
+    read = run_alone(family.encode_text(prompt)).cut_to
     assert read is not None
     assert len("make it black and white, ") < len(read) < len(prompt)
     assert prompt.startswith(read)
-    assert family.encode_text("make it black and white").cut_to is None
+    assert run_alone(family.encode_text("make it black and white")).cut_to is None
 
 
 # Checkpoints
@@ -230,11 +271,20 @@ def test_a_configuration_that_lacks_a_key_names_it(tmp_path: Path):
 
 
 def loaded(folder: Path) -> PixelEdit:
-    return load(str(folder), TorchBackend("cpu", "float32", threads=1))
+    return load(str(folder), backend())
+
+
+def backend() -> TorchBackend:
+    return TorchBackend("cpu", "float32", threads=1)
+
+
+def begun(family: PixelEdit, job: EditJob) -> Sample:
+    texts = [run_alone(family.encode_text(prompt)) for prompt in family.text_prompts(job)]
+    return family.begin(job, texts, [run_alone(family.encode_image(job.canvas))], job.seeds[0])
 
 
 def _edit_with(family: PixelEdit, job: EditJob) -> EditResult:
-    engine = Engine(family, batch_invariant=False, max_batch=1, max_queued_rows=1, cache_bytes=0)
+    engine = Engine(family, backend(), EngineOptions(max_batch=1, cache_bytes=0))
     engine.start()
     try:
         return _edit(engine, job)

@@ -1,6 +1,8 @@
 """The torch backend: what a component accepts, what it answers, and how its failures are named."""
 
+import re
 from collections.abc import Iterator
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from serve.backends import load_backend
 from serve.backends.torch import TorchBackend, TorchComponent
-from serve.errors import BackendLost, BackendUnavailable, ConfigurationError, EditError
+from serve.errors import BackendLost, BackendUnavailable, ConfigurationError, DeviceOutOfMemory, EditError
 from serve.settings import ModelSettings
 from serve.types import Axis, ComponentSpec, TensorSpec
 
@@ -59,6 +61,18 @@ class Failing(nn.Module):
 
     def forward(self, picture: Tensor, ids: Tensor) -> Tensor:
         raise self.error
+
+
+class Hungry(nn.Module):
+    """Asks for a petabyte."""
+
+    def forward(self, picture: Tensor, ids: Tensor) -> Tensor:
+        return torch.empty(10**15, dtype=torch.uint8)
+
+
+class Pooling(nn.Module):
+    def forward(self, picture: Tensor) -> Tensor:
+        return picture[:, :, ::2, ::2]
 
 
 def test_a_component_answers_its_outputs_by_name(mixer: TorchComponent):
@@ -157,7 +171,7 @@ def test_a_missing_tensor_is_named(mixer: TorchComponent):
 @pytest.mark.parametrize(
     ("error", "named", "message"),
     [
-        (torch.OutOfMemoryError("2 GiB"), BackendUnavailable, "mixer ran out of device memory; try again"),
+        (torch.OutOfMemoryError("2 GiB"), DeviceOutOfMemory, "mixer ran out of device memory; try again"),
         (torch.AcceleratorError("CUDA error: x\nCompile"), BackendLost, "the device failed in mixer: CUDA error: x"),
         (torch.AcceleratorError(), BackendLost, "the device failed in mixer: AcceleratorError"),
     ],
@@ -172,6 +186,18 @@ def test_a_failing_device_is_named_by_whether_it_can_recover(
 
     assert (type(raised.value), raised.value.message) == (named, message)
     assert raised.value.__cause__ is error
+
+
+def test_a_machine_without_the_memory_for_a_call_says_so(backend: TorchBackend):
+    component = backend.load(SPEC, Hungry)
+
+    with pytest.raises(DeviceOutOfMemory, match="mixer ran out of device memory; try again"):
+        component(_inputs())
+
+
+def test_a_machine_without_the_memory_for_the_weights_says_so(backend: TorchBackend):
+    with pytest.raises(DeviceOutOfMemory, match="mixer ran out of device memory"):
+        backend.load(SPEC, lambda: nn.Linear(2**25, 2**25))
 
 
 def test_a_device_that_is_too_small_for_the_weights_says_so(backend: TorchBackend):
@@ -189,6 +215,36 @@ def test_a_bug_in_a_module_is_not_called_unavailable(backend: TorchBackend):
         component(_inputs())
 
 
+@pytest.mark.parametrize(("ratio", "plus"), [(Fraction(1, 2), 0), (Fraction(1, 4), 2)])
+def test_an_axis_of_the_answer_follows_from_one_of_the_inputs(backend: TorchBackend, ratio: Fraction, plus: int):
+    component = backend.load(pooling(ratio, plus), Pooling)
+
+    assert component({"picture": torch.zeros(1, 3, 8, 8)})["pooled"].shape == (1, 3, 4, 4)
+
+
+def test_an_answer_of_another_shape_than_declared_is_our_own_bug(backend: TorchBackend):
+    component = backend.load(pooling(Fraction(1, 4), 0), Pooling)
+
+    with pytest.raises(
+        RuntimeError, match=r"pooling answered pooled of shape \(1, 3, 4, 4\); declared is \(1, 3, 2, 2\)"
+    ):
+        component({"picture": torch.zeros(1, 3, 8, 8)})
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        (9, "pooling: axis pooled_side must be 1/2 of side; found side 9"),
+        (14, "pooling: axis pooled_side must be 1 to 6; found 7"),
+    ],
+)
+def test_an_axis_that_cannot_follow_from_the_inputs_is_named(backend: TorchBackend, side: int, message: str):
+    component = backend.load(pooling(Fraction(1, 2), 0), Pooling)
+
+    with pytest.raises(ValueError, match=message):
+        component({"picture": torch.zeros(1, 3, side, side)})
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there_stops_the_start(device: str):
     with pytest.raises(ConfigurationError, match=rf"device '{device}' cannot be used on this machine: [^\n]+$"):
@@ -202,6 +258,20 @@ def test_the_settings_choose_device_precision_and_threads():
 
     assert (backend.device, backend.dtype, backend.batch_invariant) == (torch.device("cpu"), torch.bfloat16, False)
     assert torch.get_num_threads() == 2
+
+
+def test_the_backend_is_named_by_its_cpu_and_threads():
+    assert re.fullmatch(r"torch, \S.*, 3 threads", TorchBackend("cpu", "float32", threads=3).name)
+
+
+def pooling(ratio: Fraction, plus: int) -> ComponentSpec:
+    sides = (Axis("side", 2, 8, 16), Axis("pooled_side", 1, 4, 6, of=("side",), ratio=ratio, plus=plus))
+    return ComponentSpec(
+        name="pooling",
+        inputs=(TensorSpec("picture", "float32", ("batch", 3, "side", "side")),),
+        outputs=(TensorSpec("pooled", "float32", ("batch", 3, "pooled_side", "pooled_side")),),
+        axes=(Axis("batch", 1, 1, 4), *sides),
+    )
 
 
 def _inputs() -> dict[str, Tensor]:
