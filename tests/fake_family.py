@@ -1,236 +1,244 @@
-"""A tiny, real family: a small torch network that denoises, with hooks to stop it between steps and to make it fail.
+"""A tiny, real family: small torch networks, with hooks to stop it in its calls and to make it fail.
 
-Rows are named `request_id:seed`; `calls` holds the names of the rows of every denoiser call, filler included, and
-`made` tells which rows something still holds on to.
+Rows are named `request_id:seed`, texts by their prompt, pictures by `picture_name`. `log` holds every call of a
+component with the names of its rows, filler included; `made` tells which rows something still holds on to.
 """
 
 import hashlib
 import math
-import queue
 import re
-import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
 
-from serve.backends.base import Component, device_faults
-from serve.families.base import Inputs, Sample, TextEncoding
-from serve.types import Axis, ComponentSpec, EditJob, Pixels, TensorSpec
+from serve.backends.base import Component
+from serve.families.base import Call, Plan, Sample, Stage, TextEncoding
+from serve.types import ComponentSpec, EditJob, Pixels, Priority
+from tests import fake_components
+from tests.fake_backend import FakeBackend
+from tests.fake_components import CHANNELS, PATCH, TEXT, WatchedComponent
+from tests.gates import Gate
+from tests.stages import run_alone
 
-PATCH = 2
-CHANNELS = 3 * PATCH * PATCH
-TEXT = 8
 MAX_WORDS = 16
-TIMEOUT_S = 60.0
 
-Where = Literal["encode_text", "begin", "step_inputs", "denoise", "nan", "advance", "decode"]
+ComponentName = Literal["text_encoder", "image_encoder", "denoiser", "decoder"]
+Where = Literal[
+    "encode_text",
+    "text_encoder",
+    "encode_image",
+    "image_encoder",
+    "begin",
+    "step",
+    "denoiser",
+    "stepped",
+    "decode",
+    "decoder",
+    "nan in text_encoder",
+    "nan in denoiser",
+    "nan in decoder",
+]
+"""A component's name: in its call. step: before that; stepped: after it."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with jobs of this prompt, and at which step where it is one of a step."""
+    """What goes wrong with jobs of this prompt (or with the picture of this name), and at which step of theirs.
 
-    prompt: str
+    times: how often, until it goes well.
+    """
+
+    name: str
     where: Where
     error: BaseException = field(default_factory=lambda: RuntimeError("secret detail"))
     step: int = 0
-
-
-class Gate:
-    """Stops the engine's thread each time it arrives, until the test lets it on."""
-
-    def __init__(self) -> None:
-        self._arrived: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
-        self._permits = threading.Semaphore(0)
-        self._opened = threading.Event()
-
-    def arrive(self, names: tuple[str, ...]) -> None:
-        self._arrived.put(names)
-        if not self._opened.is_set():
-            assert self._permits.acquire(timeout=TIMEOUT_S)
-
-    def wait(self) -> tuple[str, ...]:
-        """Names of the rows (or the prompt) that have arrived and wait."""
-        return self._arrived.get(timeout=TIMEOUT_S)
-
-    def release(self) -> None:
-        self._permits.release()
-
-    def step(self) -> tuple[str, ...]:
-        """Let the one that waits go on, and wait for the next."""
-        self.release()
-        return self.wait()
-
-    def open(self) -> None:
-        """Stop nobody from now on."""
-        self._opened.set()
-        self._permits.release()
-
-
-class FakeDenoiser:
-    """Real matrix products, large enough that their bytes depend on the batch's size.
-
-    Faults of the device are raised as the real backends raise them.
-    """
-
-    spec: ComponentSpec = ComponentSpec(
-        name="denoiser",
-        inputs=(
-            TensorSpec("latents", "float32", ("batch", "tokens", CHANNELS)),
-            TensorSpec("source", "float32", ("batch", "tokens", CHANNELS)),
-            TensorSpec("text", "float32", ("batch", TEXT)),
-            TensorSpec("sigma", "float32", ("batch",)),
-            TensorSpec("row", "int64", ("batch",)),
-        ),
-        outputs=(TensorSpec("velocity", "float32", ("batch", "tokens", CHANNELS)),),
-        axes=(Axis("batch", 1, 4, 64), Axis("tokens", 1, 16, 4096)),
-    )
-
-    def __init__(self, before_call: Callable[[list[int]], None]) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self._into = torch.randn(2 * CHANNELS + TEXT + 1, 256, generator=generator) / 8
-        self._text = torch.randn(TEXT, 256, generator=generator)
-        self._out = torch.randn(256, CHANNELS, generator=generator) / 16
-        self._before_call = before_call
-
-    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        assert list(inputs) == [tensor.name for tensor in self.spec.inputs]
-        with device_faults(self.spec.name):
-            self._before_call(inputs["row"].tolist())
-        tokens = inputs["latents"].shape[1]
-        text = inputs["text"][:, None].expand(-1, tokens, -1)
-        sigma = inputs["sigma"][:, None, None].expand(-1, tokens, 1)
-        features = torch.cat([inputs["latents"], inputs["source"], text, sigma], dim=-1)
-        hidden = torch.tanh(features @ self._into + (inputs["text"] @ self._text)[:, None])
-        return {"velocity": hidden @ self._out}
+    times: float = math.inf
 
 
 class FakeFamily:
-    """Flow matching by Euler steps over `FakeDenoiser`; guidance above 1 makes two passes a step.
+    """Flow matching by Euler steps; guidance above 1 makes two passes a step.
 
-    Samples share a key exactly when their pictures have the same size. A job of 0 steps begins with none remaining.
-    Of a prompt, `MAX_WORDS` words are read. The text encoder is a component; the decoder works on plain tensors.
+    Rows share a key exactly when their pictures have the same size. A job of 0 steps has nothing to run. Of a prompt,
+    `MAX_WORDS` words are read. A gate stops every call of its component.
     """
 
-    def __init__(self, *faults: Fault, step_gate: Gate | None = None, encode_gate: Gate | None = None) -> None:
-        self.denoiser: Component = FakeDenoiser(self._before_call)
-        self.calls: list[tuple[str, ...]] = []
-        self.encoded_prompts: list[str] = []
-        self.encoded_images = 0
+    def __init__(
+        self,
+        *faults: Fault,
+        backend: FakeBackend | None = None,
+        step_gate: Gate | None = None,
+        encode_gate: Gate | None = None,
+        decode_gate: Gate | None = None,
+    ) -> None:
+        self.backend = backend or FakeBackend()
+        self.log: list[tuple[ComponentName, tuple[str, ...]]] = []
         self.final_latents: dict[str, bytes] = {}
-        self.decodes = 0
-        self.decodes_before_call: list[int] = []
         self.made: list[weakref.ref[torch.Tensor]] = []
         self._faults = faults
-        self._step_gate = step_gate
-        self._encode_gate = encode_gate
+        self._raised: Counter[Fault] = Counter()
+        self._gates = {"text_encoder": encode_gate, "denoiser": step_gate, "decoder": decode_gate}
+        self._texts: list[str] = []
+        self._pictures: list[str] = []
         self._jobs: list[tuple[EditJob, int]] = []
-        self._steps: dict[int, int] = {}
+        self._stepping: dict[int, int] = {}
+        self.text_encoder = self._loaded("text_encoder", fake_components.TEXT_ENCODER, fake_components.TextEncoder)
+        self.image_encoder = self._loaded("image_encoder", fake_components.IMAGE_ENCODER, fake_components.ImageEncoder)
+        self.denoiser: Component = self._loaded("denoiser", fake_components.DENOISER, fake_components.Denoiser)
+        self.decoder = self._loaded("decoder", fake_components.DECODER, fake_components.Decoder)
 
-    def encode_text(self, prompt: str) -> TextEncoding:
-        if self._encode_gate:
-            self._encode_gate.arrive((prompt,))
-        with device_faults("text_encoder"):
-            self._fail_at("encode_text", prompt)
-        self.encoded_prompts.append(prompt)
+    def calls(self, component: ComponentName) -> list[tuple[str, ...]]:
+        """The names in each of its calls, those that failed included."""
+        return [names for name, names in self.log if name == component]
+
+    def decodes_before_steps(self) -> list[int]:
+        """For each call of the denoiser, how many rows had been decoded by then."""
+        decoded = 0
+        counts: list[int] = []
+        for component, names in self.log:
+            decoded += len(names) * (component == "decoder")
+            counts += [decoded] * (component == "denoiser")
+        return counts
+
+    def plan(self, job: EditJob) -> Plan:
+        height, width, _ = job.canvas.shape
+        steps = max(1, math.floor(job.steps * job.strength)) if job.steps else 0
+        cells = (height // PATCH) * (width // PATCH)
+        return Plan(("fake", width, height), steps, passes=len(self.text_prompts(job)), tokens=cells)
+
+    def text_prompts(self, job: EditJob) -> tuple[str, ...]:
+        return ("", job.prompt) if job.guidance > 1 else (job.prompt,)
+
+    def encode_text(self, prompt: str) -> Stage[TextEncoding]:
+        self._fail_at("encode_text", prompt)
         words = list(re.finditer(r"\S+", prompt))[:MAX_WORDS]
         read = prompt[: words[-1].end()] if words else ""
         digest = np.frombuffer(hashlib.sha256(read.encode()).digest()[:TEXT], np.uint8)
         tensor = torch.from_numpy(digest.astype(np.float32) / 127.5 - 1)[None]
-        return TextEncoding({"text": tensor}, len(words), cut_to=None if read == prompt.rstrip() else read)
+        spoilt = self._spoilt("nan in text_encoder", prompt, tensor)
+        (answer,) = yield (Call(self.text_encoder, {"words": spoilt, "who": _name_in(self._texts, prompt)}),)
+        return TextEncoding(answer, len(words), cut_to=None if read == prompt.rstrip() else read)
 
-    def encode_image(self, pixels: Pixels) -> torch.Tensor:
-        self.encoded_images += 1
+    def encode_image(self, pixels: Pixels) -> Stage[torch.Tensor]:
+        name = picture_name(pixels)
+        self._fail_at("encode_image", name)
         height, width, _ = pixels.shape
         cells = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1)
         cells = cells.reshape(height // PATCH, PATCH, width // PATCH, PATCH, 3)
-        return cells.permute(0, 2, 1, 3, 4).reshape(1, -1, CHANNELS).contiguous()
-
-    def text_prompts(self, job: EditJob) -> tuple[str, ...]:
-        return ("", job.prompt) if job.guidance > 1 else (job.prompt,)
+        cells = cells.permute(0, 2, 1, 3, 4).reshape(1, -1, CHANNELS).contiguous()
+        (answer,) = yield (Call(self.image_encoder, {"cells": cells, "who": _name_in(self._pictures, name)}),)
+        return answer["latents"]
 
     def begin(self, job: EditJob, texts: Sequence[TextEncoding], images: Sequence[torch.Tensor], seed: int) -> Sample:
         self._fail_at("begin", job.prompt)
         row = torch.tensor([len(self._jobs)])
         self._jobs.append((job, seed))
+        self.made.append(weakref.ref(row))
         canvas = images[0]
         source = canvas + sum(image.mean() for image in images[1:])
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(canvas.shape, generator=generator)
-        ticks = max(1, math.floor(job.steps * job.strength)) if job.steps else 0
-        latents = (1 - job.strength) * canvas + job.strength * noise
-        self.made.append(weakref.ref(row))
+        noise = torch.randn(canvas.shape, generator=torch.Generator().manual_seed(seed))
         height, width, _ = job.canvas.shape
         return Sample(
-            latents=latents,
-            sigmas=torch.linspace(job.strength, 0, ticks + 1),
-            passes=tuple({"source": source, "text": text.tensors["text"], "row": row} for text in texts),
+            latents=(1 - job.strength) * canvas + job.strength * noise,
+            sigmas=torch.linspace(job.strength, 0, self.plan(job).steps + 1),
+            passes=tuple({"source": source, "text": text.tensors["text"], "who": row} for text in texts),
             guidance=job.guidance,
             size=(width, height),
-            key=("fake", width, height),
         )
 
-    def step_inputs(self, sample: Sample) -> tuple[Inputs, ...]:
+    def step(self, sample: Sample) -> Stage[None]:
         row = _row(sample)
-        self._steps[row] = sample.step
-        self._fail_at("step_inputs", self._jobs[row][0].prompt, sample.step)
-        spoilt = any(self._faults_at("nan", self._jobs[row][0].prompt, sample.step))
-        latents = torch.full_like(sample.latents, math.nan) if spoilt else sample.latents
-        sigma = sample.sigmas[sample.step].reshape(1)
-        return tuple(
-            {"latents": latents, "source": one["source"], "text": one["text"], "sigma": sigma, "row": one["row"]}
-            for one in sample.passes
-        )
-
-    def advance(self, sample: Sample, outputs: Sequence[torch.Tensor]) -> None:
-        self._fail_at("advance", self._jobs[_row(sample)][0].prompt, sample.step)
-        velocity = outputs[0]
-        if len(outputs) == 2:
-            velocity = outputs[0] + sample.guidance * (outputs[1] - outputs[0])
-        sigma, sigma_next = sample.sigmas[sample.step], sample.sigmas[sample.step + 1]
+        prompt = self._jobs[row][0].prompt
+        self._fail_at("step", prompt, sample.done)
+        sigma, sigma_next = sample.sigmas[sample.done], sample.sigmas[sample.done + 1]
+        latents = self._spoilt("nan in denoiser", prompt, sample.latents, sample.done)
+        changing = {"latents": latents, "sigma": sigma[None]}
+        self._stepping[row] = sample.done
+        try:
+            answers = yield tuple(Call(self.denoiser, {**changing, **constant}) for constant in sample.passes)
+        finally:
+            del self._stepping[row]
+        self._fail_at("stepped", prompt, sample.done)
+        velocity = answers[0]["velocity"]
+        if len(answers) == 2:
+            velocity = velocity + sample.guidance * (answers[1]["velocity"] - velocity)
         sample.latents = sample.latents + (sigma_next - sigma) * velocity
-        sample.step += 1
+        sample.done += 1
 
-    def decode(self, sample: Sample) -> Pixels:
-        self.decodes += 1
+    def decode(self, sample: Sample) -> Stage[Pixels]:
         row = _row(sample)
-        self._fail_at("decode", self._jobs[row][0].prompt)
-        self.final_latents[self._name(row)] = sample.latents.numpy().tobytes()
+        prompt = self._jobs[row][0].prompt
+        self._fail_at("decode", prompt)
+        self.final_latents[self._row_name(row)] = sample.latents.numpy().tobytes()
+        latents = self._spoilt("nan in decoder", prompt, sample.latents)
+        (answer,) = yield (Call(self.decoder, {"latents": latents, "who": sample.passes[0]["who"]}),)
         width, height = sample.size
-        cells = sample.latents.reshape(height // PATCH, width // PATCH, PATCH, PATCH, 3)
+        cells = answer["cells"].reshape(height // PATCH, width // PATCH, PATCH, PATCH, 3)
         pixels = cells.permute(0, 2, 1, 3, 4).reshape(height, width, 3)
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
 
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[1] for image in images)
 
-    def _before_call(self, rows: list[int]) -> None:
-        names = tuple(self._name(row) for row in rows)
-        self.calls.append(names)
-        self.decodes_before_call.append(self.decodes)
-        if self._step_gate:
-            self._step_gate.arrive(names)
-        for row in rows:
-            self._fail_at("denoise", self._jobs[row][0].prompt, self._steps[row])
+    def _loaded(
+        self, name: ComponentName, spec: ComponentSpec, module: Callable[[], torch.nn.Module]
+    ) -> WatchedComponent:
+        loaded = self.backend.load(spec, module)
+        return WatchedComponent(loaded, lambda rows: self._before_call(name, rows))
 
-    def _name(self, row: int) -> str:
+    def _before_call(self, component: ComponentName, rows: list[int]) -> None:
+        names = tuple(self._names(component, rows))
+        self.log.append((component, names))
+        if gate := self._gates.get(component):
+            gate.arrive(names)
+        for row, name in zip(rows, names, strict=True):
+            if component == "denoiser":
+                self._fail_in_denoiser(row)
+            else:
+                self._fail_at(component, self._jobs[row][0].prompt if component == "decoder" else name)
+
+    def _fail_in_denoiser(self, row: int) -> None:
+        """Filler is no row of the call."""
+        if row in self._stepping:
+            self._fail_at("denoiser", self._jobs[row][0].prompt, self._stepping[row])
+
+    def _names(self, component: ComponentName, rows: list[int]) -> list[str]:
+        known = {"text_encoder": self._texts, "image_encoder": self._pictures}.get(component)
+        return [self._row_name(row) if known is None else known[row] for row in rows]
+
+    def _row_name(self, row: int) -> str:
         job, seed = self._jobs[row]
         return f"{job.request_id}:{seed}"
 
-    def _faults_at(self, where: Where, prompt: str, step: int = 0) -> list[Fault]:
-        return [fault for fault in self._faults if (fault.where, fault.prompt, fault.step) == (where, prompt, step)]
+    def _happens(self, where: Where, name: str, step: int) -> list[Fault]:
+        faults = [fault for fault in self._faults if (fault.where, fault.name, fault.step) == (where, name, step)]
+        self._raised.update(faults)
+        return [fault for fault in faults if self._raised[fault] <= fault.times]
 
-    def _fail_at(self, where: Where, prompt: str, step: int = 0) -> None:
-        for fault in self._faults_at(where, prompt, step):
-            raise fault.error
+    def _fail_at(self, where: Where, name: str, step: int = 0) -> None:
+        for fault in self._happens(where, name, step):
+            raise copy(fault.error)  # which would collect the tracebacks of all its raisings, with the tensors in them
+
+    def _spoilt(self, where: Where, name: str, tensor: torch.Tensor, step: int = 0) -> torch.Tensor:
+        return torch.full_like(tensor, math.nan) if self._happens(where, name, step) else tensor
 
 
 def _row(sample: Sample) -> int:
-    return int(sample.passes[0]["row"].item())
+    return int(sample.passes[0]["who"].item())
+
+
+def _name_in(names: list[str], name: str) -> torch.Tensor:
+    names.append(name)
+    return torch.tensor([len(names) - 1])
+
+
+def picture_name(pixels: Pixels) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()[:8]
 
 
 def edit_job(
@@ -243,6 +251,7 @@ def edit_job(
     side: int = 8,
     picture: int = 0,
     references: int = 0,
+    priority: Priority = "normal",
 ) -> EditJob:
     """A job over a random square picture. picture: which one. No seeds means seed 1."""
     pixels = np.random.default_rng(picture).integers(0, 256, (1 + references, side, side, 3), np.uint8)
@@ -256,19 +265,24 @@ def edit_job(
         steps=steps,
         strength=strength,
         guidance=guidance,
+        priority=priority,
     )
 
 
-def drawn_alone(job: EditJob, seed: int, bucket: int) -> tuple[Pixels, bytes]:
-    """The picture and last latents of one row by a plain loop; each call is filled with copies to `bucket` passes."""
-    family = FakeFamily()
-    texts = [family.encode_text(prompt) for prompt in family.text_prompts(job)]
-    images = [family.encode_image(pixels) for pixels in (job.canvas, *job.references)]
-    sample = family.begin(job, texts, images, seed)
+def begun(family: FakeFamily, job: EditJob, seed: int | None = None) -> Sample:
+    """A row of the job, its first unless a seed is given, from encodings made one by one."""
+    texts = [run_alone(family.encode_text(prompt)) for prompt in family.text_prompts(job)]
+    images = [run_alone(family.encode_image(pixels)) for pixels in (job.canvas, *job.references)]
+    return family.begin(job, texts, images, job.seeds[0] if seed is None else seed)
+
+
+def drawn_alone(job: EditJob, seed: int, bucket: int = 0) -> tuple[Pixels, bytes]:
+    """The picture and last latents of one row by a plain loop, each call by itself.
+
+    bucket: passes of each denoiser call, all of them copies, on a backend of a fixed size; 0 is an invariant one.
+    """
+    family = FakeFamily(backend=FakeBackend(batch_invariant=not bucket))
+    sample = begun(family, job, seed)
     while sample.remaining:
-        inputs = family.step_inputs(sample)
-        copies = bucket // len(inputs) or 1
-        batch = {name: torch.cat([one[name] for one in inputs] * copies) for name in inputs[0]}
-        velocity = family.denoiser(batch)["velocity"]
-        family.advance(sample, [velocity[index : index + 1] for index in range(len(inputs))])
-    return family.decode(sample), sample.latents.numpy().tobytes()
+        run_alone(family.step(sample), copies=bucket or 1)
+    return run_alone(family.decode(sample)), sample.latents.numpy().tobytes()

@@ -1,7 +1,7 @@
 """Least recently used values, bounded in bytes."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -23,22 +23,28 @@ class ByteLRU(Generic[Value]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def fetch(self, key: Hashable, compute: Callable[[], Value], size_bytes: Callable[[Value], int]) -> Value:
-        """The value of that key, computed where it is not kept. What `compute` raises passes through."""
-        if key in self._entries:
-            self.hits += 1
-            self._entries.move_to_end(key)
-            return self._entries[key][0]
-        self.misses += 1
-        value = compute()
-        self._keep(key, value, size_bytes(value))
-        return value
+    def __contains__(self, key: Hashable) -> bool:
+        """Without counting as a use."""
+        return key in self._entries
 
-    def _keep(self, key: Hashable, value: Value, size_bytes: int) -> None:
+    def get(self, key: Hashable) -> Value | None:
+        """The value of that key; None, and a miss, where it is not kept."""
+        if key not in self._entries:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
+
+    def put(self, key: Hashable, value: Value, size_bytes: int) -> None:
+        self._forget(key)
         if size_bytes > self._max_bytes:
             return
         while self.used_bytes + size_bytes > self._max_bytes:
-            _, (_, freed) = self._entries.popitem(last=False)
-            self.used_bytes -= freed
+            self._forget(next(iter(self._entries)))
         self._entries[key] = (value, size_bytes)
         self.used_bytes += size_bytes
+
+    def _forget(self, key: Hashable) -> None:
+        _, freed = self._entries.pop(key, (None, 0))
+        self.used_bytes -= freed

@@ -1,13 +1,14 @@
 """One job on its way through the engine, and the one end that it comes to."""
 
 import logging
-import time
+import math
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from serve.engine.encoder import Encoder, Encodings
+from serve.engine.encoder import Encodings
 from serve.errors import EditError, InternalError
-from serve.types import EditJob, EditResult, Pixels, Usage
+from serve.families.base import Plan
+from serve.types import EditJob, EditResult, Pixels, QueuePlace, Usage
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +24,19 @@ class Encoded:
 
 @dataclass(slots=True, eq=False)
 class Edit:
-    """rows: ids of the job's rows, one a seed. encoded: None until its rows can begin.
+    """rows: ids of the job's rows, one a seed. plan: of each of them. place: where it stood when it came.
 
-    The future stays pending until its end, so that its holder can cancel it at any time. `succeed`, `fail` or
-    `confirm_cancelled` is called once, by whoever took the edit out of the engine.
+    deadline_s: when it must have ended, as `time.monotonic`. encoded: None until its rows can begin. The future stays
+    pending until its end, so that its holder can cancel it at any time. `succeed`, `fail` or `confirm_cancelled` is
+    called once, by whoever took the edit out of the engine.
     """
 
     job: EditJob
     rows: range
-    submitted_s: float = field(default_factory=time.monotonic)
+    plan: Plan
+    place: QueuePlace
+    submitted_s: float
+    deadline_s: float = math.inf
     future: Future[EditResult] = field(default_factory=Future)
     encoded: Encoded | None = None
     row_steps: int = 0
@@ -39,14 +44,6 @@ class Edit:
     _first_step_s: float = 0.0
     _last_step_s: float = 0.0
     _decoding_s: float = 0.0
-
-    def encode(self, encoder: Encoder) -> Encodings:
-        """What the rows are conditioned on; encoded the first time."""
-        if self.encoded is None:
-            started_s = time.monotonic()
-            encodings = encoder.encode(self.job)
-            self.encoded = Encoded(encodings, started_s, time.monotonic())
-        return self.encoded.encodings
 
     def seed(self, row: int) -> int:
         return self.job.seeds[row - self.rows.start]
@@ -63,10 +60,12 @@ class Edit:
         return len(self._pictures) == len(self.rows)
 
     def succeed(self) -> None:
+        """Its time is spent in the queue until the first step, but for the encoding; then in steps, and in decoding."""
         assert self.encoded is not None
+        encoding_s = self.encoded.ended_s - self.encoded.started_s
         seconds = {
-            "queue": self.encoded.started_s - self.submitted_s,
-            "encode": self.encoded.ended_s - self.encoded.started_s,
+            "queue": self._first_step_s - self.submitted_s - encoding_s,
+            "encode": encoding_s,
             "denoise": self._last_step_s - self._first_step_s,
             "vae": self._decoding_s,
         }
@@ -74,7 +73,9 @@ class Edit:
         images = tuple(self._pictures[row] for row in self.rows)
         if self.future.set_running_or_notify_cancel():
             encodings = self.encoded.encodings
-            self.future.set_result(EditResult(images, encodings.usage, timings_ms, encodings.revised_prompt))
+            self.future.set_result(
+                EditResult(images, encodings.usage, timings_ms, encodings.revised_prompt, self.place)
+            )
 
     def fail(self, error: Exception) -> None:
         if self.future.set_running_or_notify_cancel():

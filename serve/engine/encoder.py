@@ -1,17 +1,22 @@
-"""Prompts and pictures to the tensors that rows are conditioned on, cached by content.
+"""Prompts and pictures to the tensors that rows are conditioned on, many jobs at a time, cached by content.
 
 A retry, a sweep of seeds or of prompts over one picture encodes each text and each picture once.
 """
 
 import hashlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from serve.engine.cache import ByteLRU
-from serve.families.base import Family, TextEncoding
+from serve.engine.runner import Runner
+from serve.families.base import Family, Stage, TextEncoding
 from serve.types import EditJob, Pixels, Usage
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,49 +33,102 @@ class Encodings:
     revised_prompt: str | None
 
 
-class Encoder:
-    """cache_bytes: bound of the text encodings and image latents kept."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a job needs encoded, by content."""
 
-    def __init__(self, family: Family, cache_bytes: int) -> None:
+    prompts: tuple[str, ...]
+    pictures: tuple[tuple[Hashable, Pixels], ...]
+
+
+class Encoder:
+    """cache_bytes: bound of the text encodings and image latents kept, half of it for each kind."""
+
+    def __init__(self, family: Family, runner: Runner, cache_bytes: int) -> None:
         self._family = family
-        self._cache: ByteLRU[TextEncoding | torch.Tensor] = ByteLRU(cache_bytes)
+        self._runner = runner
+        self.texts: ByteLRU[TextEncoding] = ByteLRU(cache_bytes // 2)
+        self.images: ByteLRU[torch.Tensor] = ByteLRU(cache_bytes // 2)
 
     @property
-    def hits(self) -> int:
-        return self._cache.hits
+    def used_bytes(self) -> int:
+        return self.texts.used_bytes + self.images.used_bytes
 
     @property
     def misses(self) -> int:
-        return self._cache.misses
+        return self.texts.misses + self.images.misses
 
-    def encode(self, job: EditJob) -> Encodings:
-        prompts = self._family.text_prompts(job)
-        texts = tuple(self._text(prompt) for prompt in prompts)
-        prompt = texts[prompts.index(job.prompt)]
-        images = tuple(self._image(pixels) for pixels in (job.canvas, *job.references))
+    def keeps(self, job: EditJob) -> bool:
+        """Whether nothing of the job is left to encode."""
+        parts = self._parts(job)
+        return all(prompt in self.texts for prompt in parts.prompts) and all(
+            k in self.images for k, _ in parts.pictures
+        )
+
+    def encode(self, jobs: Sequence[EditJob]) -> list[Encodings | Exception]:
+        """For each job its encodings, or why there are none. What several need is encoded once.
+
+        Raises BackendLost, as `Runner.run` does.
+        """
+        wanted = [self._parts(job) for job in jobs]
+        prompts = {prompt: prompt for parts in wanted for prompt in parts.prompts}
+        pictures = {key: pixels for parts in wanted for key, pixels in parts.pictures}
+        texts = self._fetch(self.texts, prompts, self._family.encode_text, _text_bytes)
+        images = self._fetch(self.images, pictures, self._family.encode_image, lambda tensor: tensor.nbytes)
+        return [self._encodings(job, parts, texts, images) for job, parts in zip(jobs, wanted, strict=True)]
+
+    def _parts(self, job: EditJob) -> _Parts:
+        pictures = tuple((_content(pixels), pixels) for pixels in (job.canvas, *job.references))
+        return _Parts(self._family.text_prompts(job), pictures)
+
+    def _fetch(
+        self,
+        cache: ByteLRU[Value],
+        wanted: Mapping[Hashable, Pixels] | Mapping[str, str],
+        encode: Callable[..., Stage[Value]],
+        size_bytes: Callable[[Value], int],
+    ) -> dict[Hashable, Value | Exception]:
+        """By content, from the cache or encoded now. wanted: what to encode, by content."""
+        found: dict[Hashable, Value | Exception] = {}
+        missing: dict[Hashable, Stage[Value]] = {}
+        for key, source in wanted.items():
+            kept = cache.get(key)
+            if kept is None:
+                missing[key] = encode(source)
+            else:
+                found[key] = kept
+        for key, value in zip(missing, self._runner.run(tuple(missing.values())), strict=True):
+            found[key] = value
+            if not isinstance(value, Exception):
+                cache.put(key, value, size_bytes(value))
+        return found
+
+    def _encodings(
+        self,
+        job: EditJob,
+        parts: _Parts,
+        texts: Mapping[Hashable, TextEncoding | Exception],
+        images: Mapping[Hashable, torch.Tensor | Exception],
+    ) -> Encodings | Exception:
+        read = [texts[prompt] for prompt in parts.prompts]
+        seen = [images[key] for key, _ in parts.pictures]
+        failure = next((one for one in (*read, *seen) if isinstance(one, Exception)), None)
+        if failure:
+            return failure
+        text = tuple(one for one in read if isinstance(one, TextEncoding))
+        image = tuple(one for one in seen if isinstance(one, torch.Tensor))
+        prompt = text[parts.prompts.index(job.prompt)]
         usage = Usage(
             text_tokens=prompt.tokens,
-            image_tokens=self._family.tokens(images),
-            output_tokens=self._family.tokens(images[:1]) * len(job.seeds),
+            image_tokens=self._family.tokens(image),
+            output_tokens=self._family.tokens(image[:1]) * len(job.seeds),
         )
-        return Encodings(texts, images, usage, revised_prompt=prompt.cut_to)
-
-    def _text(self, prompt: str) -> TextEncoding:
-        text = self._cache.fetch(("text", prompt), lambda: self._family.encode_text(prompt), _size_bytes)
-        assert isinstance(text, TextEncoding)
-        return text
-
-    def _image(self, pixels: Pixels) -> torch.Tensor:
-        key = ("image", pixels.shape, _digest(pixels))
-        image = self._cache.fetch(key, lambda: self._family.encode_image(pixels), _size_bytes)
-        assert isinstance(image, torch.Tensor)
-        return image
+        return Encodings(text, image, usage, revised_prompt=prompt.cut_to)
 
 
-def _digest(pixels: Pixels) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=32).digest()
+def _content(pixels: Pixels) -> Hashable:
+    return pixels.shape, hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=32).digest()
 
 
-def _size_bytes(value: TextEncoding | torch.Tensor) -> int:
-    tensors = value.tensors.values() if isinstance(value, TextEncoding) else (value,)
-    return sum(tensor.nbytes for tensor in tensors)
+def _text_bytes(text: TextEncoding) -> int:
+    return sum(tensor.nbytes for tensor in text.tensors.values())

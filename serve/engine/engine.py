@@ -1,30 +1,34 @@
-"""The loop that edits: schedule, step, decode. It owns the thread, cancellation, the drain and how every job ends.
-
-Each turn of the loop is one step boundary: rows join, one batch takes one step, a finished row becomes a picture. At
-most one job is encoded and, unless finished rows pile up, one row decoded a turn, so that rows in the batch are never
-held up for long.
-"""
+"""An engine: jobs in, futures out. It owns the thread, cancellation, the drain and how every job ends."""
 
 import logging
+import math
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import torch
 
+from serve.backends.base import Backend
+from serve.engine.costs import DeviceCosts
 from serve.engine.edit import Edit, untouched
 from serve.engine.encoder import Encoder
-from serve.engine.estimate import StepTimes
-from serve.engine.faults import contained
 from serve.engine.ledger import Ledger
+from serve.engine.loop import Loop
+from serve.engine.memory import Room
+from serve.engine.policy import IDLE_DOUBT, Row, Scheduler
+from serve.engine.profile import Profile
 from serve.engine.runner import Runner
-from serve.engine.scheduler import Batch, Scheduler
-from serve.errors import BackendUnavailable, Overloaded
-from serve.families.base import Family, Sample
-from serve.types import EditJob, EditResult, Pixels
+from serve.engine.scheduler import StepScheduler
+from serve.engine.steplog import StepLog
+from serve.engine.whole_requests import WholeRequests, equal_parameters, one_job
+from serve.errors import BackendUnavailable, InvalidRequest, Overloaded
+from serve.families.base import Family, Plan
+from serve.types import EditJob, EditResult, QueuePlace
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +45,29 @@ class _Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """max_batch: passes of one denoiser call. batching: see `ModelSettings`. max_queued_rows: rows that may wait; a job
+    that nothing waits before is taken whatever its size. cache_bytes: of the text and image encodings kept.
+    memory_share: of the device's memory that may be filled. step_log: a file for a line a step.
+    """
+
+    max_batch: int
+    max_queued_rows: int = 64
+    cache_bytes: int = 256 * 2**20
+    batching: Literal["steps", "requests", "none"] = "steps"
+    memory_share: float = 0.9
+    step_log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """waiting_rows are not begun, running_rows begun and not finished. queued_s: seconds of work in both, estimated.
 
-    steps: batches run. row_steps: rows summed over them, so that row_steps / steps is the mean batch. wasted_row_steps:
-    those of jobs that ended without a result. cancelled_rows: of jobs that were cancelled. cache_hits and cache_misses:
-    of text and image encodings.
+    steps: batches run. row_steps: rows summed over them, so that row_steps / steps is the mean batch. passes: rows of
+    the denoiser's calls, of which filler_passes are nobody's. wasted_row_steps: of jobs that ended without a result.
+    cancelled_rows: of jobs that were cancelled. refused_jobs: for which there was no place, or not the time that they
+    asked for. out_of_memory: calls that found no memory and were tried again. text_hits to image_misses: of the caches
+    of encodings, which hold cache_bytes. memory_budget_bytes: that this process may fill of the device.
     """
 
     waiting_rows: int
@@ -54,35 +75,48 @@ class EngineStats:
     queued_s: float
     steps: int
     row_steps: int
+    passes: int
+    filler_passes: int
     wasted_row_steps: int
     cancelled_rows: int
-    cache_hits: int
-    cache_misses: int
+    refused_jobs: int
+    out_of_memory: int
+    text_hits: int
+    text_misses: int
+    image_hits: int
+    image_misses: int
+    cache_bytes: int
+    memory_used_bytes: int
+    memory_peak_bytes: int
+    memory_budget_bytes: int
     healthy: bool
 
 
 class Engine:
     """One loaded model. Every method may be called from any thread; none waits for the device, except `drain`.
 
-    max_batch: passes of one denoiser call. batch_invariant: see `Backend`. max_queued_rows: rows that may wait; a job
-    that nothing waits before is taken whatever its size. cache_bytes: of the text and image encodings kept.
+    profile: what the model costs, as far as it is known.
     """
 
     def __init__(
-        self, family: Family, *, batch_invariant: bool, max_batch: int, max_queued_rows: int, cache_bytes: int
+        self, family: Family, backend: Backend, options: EngineOptions, profile: Profile | None = None
     ) -> None:
         self._family = family
-        self._encoder = Encoder(family, cache_bytes)
-        self._runner = Runner(family, max_batch=max_batch, batch_invariant=batch_invariant)
-        self._max_batch = max_batch
-        self._max_queued_rows = max_queued_rows
+        self._memory = backend.memory
+        self._options = options
+        self._budget_bytes = int(options.memory_share * self._memory.capacity_bytes())
+        self._runner = Runner(family, backend, options.max_batch)
+        self._encoder = Encoder(family, self._runner, options.cache_bytes)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._changed = threading.Condition()
         # The lock of _changed guards all that follows. It is never held while the device works or a future ends.
-        self._ledger = Ledger(Scheduler(max_batch=max_batch, resident_rows=RESIDENT_BATCHES * max_batch))
-        self._times = StepTimes()
+        self._profile = profile or Profile(options.max_batch, fixed=not backend.batch_invariant)
+        self._room = Room(self._profile, self._room_bytes())
+        self._costs = DeviceCosts(self._profile, self._room)
+        self._ledger = Ledger(_scheduler(options, self._costs), self._room)
         self._phase = _Phase.NEW
         self._failure: str | None = None
+        self._log = StepLog(options.step_log)
 
     def start(self) -> None:
         with self._changed:
@@ -91,20 +125,30 @@ class Engine:
             self._phase = _Phase.RUNNING
         self._thread.start()
 
-    def submit(self, job: EditJob) -> Future[EditResult]:
+    def submit(self, job: EditJob, time_limit_s: float | None = None) -> Future[EditResult]:
         """Queue a job. Its future ends once: with the result, an EditError, or cancelled.
 
         Its `cancel` ends the job: rows that wait leave the queue now, those in the batch at the next step boundary.
+        time_limit_s: how long its caller will wait. A job that cannot end by then is not run: it is refused here or,
+        where that shows later, by its future.
 
-        Raises Overloaded when too many rows wait, BackendUnavailable when the engine no longer takes work.
+        Raises Overloaded when too many rows wait or the time is too short, InvalidRequest for a job that the device has
+        no memory for, BackendUnavailable when the engine no longer takes work.
         """
+        now_s = time.monotonic()
+        plan = self._family.plan(job) if job.strength and job.seeds else None
         with self._changed:
             if self._phase not in (_Phase.NEW, _Phase.RUNNING):
                 raise BackendUnavailable(f"the model {self._phase.value}; try again")
-            if job.strength == 0 or not job.seeds:
+            if plan is None or not plan.steps:
                 return untouched(job)
-            self._refuse_overload(len(job.seeds))
-            edit = self._ledger.enqueue(job)
+            self._profile.know(plan.key, plan.tokens)
+            self._refuse_too_large(job, plan)
+            rows = self._ledger.rows_of(job, plan, now_s, now_s + (math.inf if time_limit_s is None else time_limit_s))
+            self._refuse_overload(rows)
+            place = self._forecast(rows, plan, now_s)
+            self._refuse_too_late(place, time_limit_s)
+            edit = self._ledger.enqueue(job, plan, rows, place)
             self._changed.notify()
         # The callback is given no edit, because whoever holds the future would keep the edit's pictures alive.
         edit.future.add_done_callback(partial(self._ended, edit.rows.start))
@@ -112,17 +156,28 @@ class Engine:
 
     def stats(self) -> EngineStats:
         with self._changed:
-            scheduler, counters = self._ledger.scheduler, self._ledger.counters
+            scheduler, counters, made = self._ledger.scheduler, self._ledger.counters, self._runner.counters
+            texts, images = self._encoder.texts, self._encoder.images
             return EngineStats(
                 waiting_rows=scheduler.waiting_rows,
                 running_rows=scheduler.running_rows,
-                queued_s=self._times.seconds(scheduler.row_steps()),
+                queued_s=scheduler.queued_s(),
                 steps=counters.steps,
                 row_steps=counters.row_steps,
+                passes=made.passes,
+                filler_passes=made.filler_passes,
                 wasted_row_steps=counters.wasted_row_steps,
                 cancelled_rows=counters.cancelled_rows,
-                cache_hits=self._encoder.hits,
-                cache_misses=self._encoder.misses,
+                refused_jobs=counters.refused_jobs,
+                out_of_memory=made.out_of_memory,
+                text_hits=texts.hits,
+                text_misses=texts.misses,
+                image_hits=images.hits,
+                image_misses=images.misses,
+                cache_bytes=self._encoder.used_bytes,
+                memory_used_bytes=self._memory.used_bytes(),
+                memory_peak_bytes=self._memory.peak_bytes(),
+                memory_budget_bytes=self._budget_bytes,
                 healthy=self.healthy(),
             )
 
@@ -145,15 +200,44 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         self._end(_Phase.STOPPED, BackendUnavailable("the model was shut down before the edit was done; try again"))
+        self._log.close()
 
-    def _refuse_overload(self, rows: int) -> None:
-        scheduler = self._ledger.scheduler
-        waiting = scheduler.waiting_rows
-        if waiting and waiting + rows > self._max_queued_rows:
-            raise Overloaded(
-                f"{waiting} images wait and {rows} more were asked for; at most {self._max_queued_rows} may wait",
-                retry_after_s=max(1.0, self._times.seconds(scheduler.row_steps())),
+    def _room_bytes(self) -> float:
+        """Whole-request batching, which is there to be measured against, does not look at the memory."""
+        return self._budget_bytes - self._memory.used_bytes() if self._options.batching == "steps" else math.inf
+
+    def _refuse_too_large(self, job: EditJob, plan: Plan) -> None:
+        if not self._room.ever(plan.key, plan.passes):
+            height, width, _ = job.canvas.shape
+            raise InvalidRequest(
+                f"a picture of {width}x{height} with {len(job.references)} references needs more memory than the "
+                "device of this model has",
+                param="size",
             )
+
+    def _refuse_overload(self, rows: list[Row]) -> None:
+        waiting, most = self._ledger.scheduler.waiting_rows, self._options.max_queued_rows
+        if waiting and waiting + len(rows) > most:
+            self._refuse(f"{waiting} images wait and {len(rows)} more were asked for; at most {most} may wait")
+
+    def _refuse_too_late(self, place: QueuePlace, time_limit_s: float | None) -> None:
+        doubt = 1.0 if self._ledger else IDLE_DOUBT
+        if time_limit_s is not None and place.seconds > doubt * time_limit_s:
+            self._refuse(
+                f"the edit would take about {place.seconds:.1f} s, its wait included; the request allows "
+                f"{time_limit_s:.1f} s"
+            )
+
+    def _refuse(self, message: str) -> None:
+        self._ledger.counters.refused_jobs += 1
+        raise Overloaded(message, retry_after_s=max(1.0, self._ledger.scheduler.queued_s()))
+
+    def _forecast(self, rows: list[Row], plan: Plan, now_s: float) -> QueuePlace:
+        self._costs.refresh()
+        position, seconds = self._ledger.scheduler.forecast(rows, now_s)
+        aside = (self._profile.encode_s, self._profile.decode_s)
+        seconds += sum(curve.at(plan.key, plan.tokens, 1) or 0.0 for curve in aside)
+        return QueuePlace(position, seconds)
 
     def _ended(self, first_row: int, future: Future[EditResult]) -> None:
         """The future's callback, which matters when its holder has cancelled it."""
@@ -176,10 +260,21 @@ class Engine:
     # The loop's thread from here on.
 
     def _run(self) -> None:
+        loop = Loop(
+            self._family,
+            self._runner,
+            self._encoder,
+            self._ledger,
+            self._profile,
+            self._costs,
+            self._changed,
+            self._log,
+            self._options.max_batch,
+        )
         try:
             with torch.inference_mode():
                 while self._has_work():
-                    self._turn()
+                    loop.turn()
         except BaseException as error:
             log.critical("the engine's loop died", exc_info=True)
             self._failure = repr(error)
@@ -188,86 +283,17 @@ class Engine:
     def _has_work(self) -> bool:
         """Waits until there is something to do. False: the thread is to end."""
         with self._changed:
+            if not self._ledger:
+                self._runner.vacate()
             self._changed.wait_for(lambda: self._ledger or self._phase is not _Phase.RUNNING)
             return bool(self._ledger)
 
-    def _turn(self) -> None:
-        started_s = time.monotonic()
-        self._begin_rows()
-        batch = self._step()
-        self._decode_rows()
-        if batch:
-            with self._changed:
-                self._times.measured(batch.key, len(batch.rows), time.monotonic() - started_s)
 
-    def _begin_rows(self) -> None:
-        """Rows join while the scheduler admits them, up to the second job that would have to be encoded."""
-        misses = self._encoder.misses
-        while admitted := self._admitted():
-            row, edit = admitted
-            if edit.encoded is None and self._encoder.misses > misses:
-                return
-            with contained(partial(self._fail, edit)):
-                encodings = edit.encode(self._encoder)
-                sample = self._family.begin(edit.job, encodings.texts, encodings.images, edit.seed(row))
-                self._begin(edit, row, sample)
-
-    def _admitted(self) -> tuple[int, Edit] | None:
-        with self._changed:
-            return self._ledger.admitted()
-
-    def _begin(self, edit: Edit, row: int, sample: Sample) -> None:
-        with self._changed:
-            if row not in self._ledger:
-                return
-            if sample.remaining:
-                self._ledger.begin(row, sample)
-                return
-            self._ledger.scheduler.cancel(row)
-        self._deliver(edit, row, edit.job.canvas, decoding_s=0.0)
-
-    def _step(self) -> Batch | None:
-        with self._changed:
-            step = self._ledger.next_step()
-        if step is None:
-            return None
-        started_s = time.monotonic()
-        failures = self._runner.step(step.samples)
-        ended_s = time.monotonic()
-        with self._changed:
-            self._ledger.advance(step.batch)
-        for edit, failure in zip(step.edits, failures, strict=True):
-            edit.stepped(started_s, ended_s)
-            if failure is not None:
-                self._fail(edit, failure)
-        return step.batch
-
-    def _decode_rows(self) -> None:
-        """One a turn, and all beyond a full batch: where jobs are short, samples would pile up."""
-        for _ in range(max(1, self._ledger.finished_rows - self._max_batch)):
-            with self._changed:
-                finished = self._ledger.next_finished()
-            if finished is None:
-                return
-            self._decode(*finished)
-
-    def _decode(self, row: int, edit: Edit, sample: Sample) -> None:
-        with contained(partial(self._fail, edit)):
-            started_s = time.monotonic()
-            pixels = self._family.decode(sample)
-            self._deliver(edit, row, pixels, decoding_s=time.monotonic() - started_s)
-
-    def _deliver(self, edit: Edit, row: int, pixels: Pixels, decoding_s: float) -> None:
-        with self._changed:
-            done = edit.deliver(row, pixels, decoding_s) and self._ledger.take(edit)
-        if done:
-            edit.succeed()
-
-    def _fail(self, edit: Edit, error: Exception) -> None:
-        with self._changed:
-            dropped = self._ledger.drop(edit)
-        if dropped:
-            edit.fail(error)
+def _scheduler(options: EngineOptions, costs: DeviceCosts) -> Scheduler:
+    if options.batching == "steps":
+        return StepScheduler(costs, resident_rows=RESIDENT_BATCHES * options.max_batch)
+    group = equal_parameters if options.batching == "requests" else one_job
+    return WholeRequests(costs, max_batch=options.max_batch, group=group)
 
 
 def _fail_all(edits: list[Edit], error: BackendUnavailable) -> None:

@@ -5,20 +5,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serve.engine.edit import Edit
-from serve.engine.scheduler import Batch, Scheduler
-from serve.families.base import Sample
-from serve.types import EditJob
+from serve.engine.memory import Room
+from serve.engine.policy import Batch, Row, Scheduler
+from serve.families.base import Plan, Sample
+from serve.types import EditJob, QueuePlace
 
 
 @dataclass(slots=True)
 class Counters:
     """steps: batches run. row_steps: rows summed over them. wasted_row_steps: those of jobs that ended without a
-    result. cancelled_rows: of jobs that were cancelled."""
+    result. cancelled_rows: of jobs that were cancelled. refused_jobs: for which there was no place or no time."""
 
     steps: int = 0
     row_steps: int = 0
     wasted_row_steps: int = 0
     cancelled_rows: int = 0
+    refused_jobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,24 @@ class Step:
     samples: Sequence[Sample]
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A row that has run its last step."""
+
+    row: int
+    edit: Edit
+    sample: Sample
+
+
 class Ledger:
     """Not for several threads at once: the engine's lock guards it.
 
     An edit is in it from `enqueue` until it is taken, once; whoever took it ends its future.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, room: Room) -> None:
         self.scheduler = scheduler
+        self.room = room
         self.counters = Counters()
         self._next_row = 0
         self._edits: dict[int, Edit] = {}
@@ -55,25 +67,40 @@ class Ledger:
         """Rows that wait for their decode."""
         return len(self._finished)
 
-    def enqueue(self, job: EditJob) -> Edit:
-        edit = Edit(job, range(self._next_row, self._next_row + len(job.seeds)))
+    def rows_of(self, job: EditJob, plan: Plan, now_s: float, deadline_s: float) -> list[Row]:
+        """The rows that `enqueue` would add."""
+        parameters = (job.steps, job.strength, job.guidance)
+        first = self._next_row
+        return [
+            Row(row, first, plan.key, plan.steps, plan.passes, now_s, job.priority, deadline_s, parameters)
+            for row in range(first, first + len(job.seeds))
+        ]
+
+    def enqueue(self, job: EditJob, plan: Plan, rows: Sequence[Row], place: QueuePlace) -> Edit:
+        """rows: of `rows_of`, with nothing enqueued since."""
+        edit = Edit(job, range(rows[0].id, rows[-1].id + 1), plan, place, rows[0].arrived_s, rows[0].deadline_s)
         self._next_row = edit.rows.stop
-        for row in edit.rows:
-            self._edits[row] = edit
-            self.scheduler.add(row, max(1, int(job.steps * job.strength)))
+        for row in rows:
+            self._edits[row.id] = edit
+            self.scheduler.add(row)
         return edit
 
-    def admitted(self) -> tuple[int, Edit] | None:
-        """The row to begin now, if there is one."""
-        row = self.scheduler.admit()
-        return None if row is None else (row, self._edits[row])
+    def admitted(self, now_s: float) -> list[tuple[int, Edit]]:
+        """The rows to begin now, as far as there is memory; with none begun, the first at any rate."""
+        rows = [(row, self._edits[row]) for row in self.scheduler.admit(now_s)]
+        fitting = [
+            (count == 1 and self.room.is_empty) or self.room.for_more(edit.plan.key, count)
+            for count, (_, edit) in enumerate(rows, start=1)
+        ]
+        return [row for row, fits in zip(rows, fitting, strict=True) if fits]
 
     def begin(self, row: int, sample: Sample) -> None:
-        self.scheduler.begin(row, key=sample.key, steps=sample.remaining, width=len(sample.passes))
+        self.scheduler.begin(row)
+        self.room.hold(row, sample.nbytes)
         self._samples[row] = sample
 
-    def next_step(self) -> Step | None:
-        batch = self.scheduler.schedule()
+    def next_step(self, now_s: float) -> Step | None:
+        batch = self.scheduler.schedule(now_s)
         if batch is None:
             return None
         step = Step(batch, [self._edits[row] for row in batch.rows], [self._samples[row] for row in batch.rows])
@@ -83,16 +110,33 @@ class Ledger:
             edit.row_steps += 1
         return step
 
-    def advance(self, batch: Batch) -> None:
-        self._finished.extend(self.scheduler.advance(batch))
+    def advance(self, batch: Batch, seconds: float) -> None:
+        self._finished.extend(self.scheduler.advance(batch, seconds))
 
-    def next_finished(self) -> tuple[int, Edit, Sample] | None:
-        """A row to decode: the one that finished first. Those whose job has ended meanwhile are passed over."""
-        while self._finished:
-            row = self._finished.popleft()
-            if row in self._edits:
-                return row, self._edits[row], self._samples.pop(row)
-        return None
+    def first_finished(self) -> Edit | None:
+        """The edit of the row that is to be decoded first."""
+        while self._finished and self._finished[0] not in self._edits:
+            self._finished.popleft()
+        return self._edits[self._finished[0]] if self._finished else None
+
+    def next_finished(self, most: int) -> list[Finished]:
+        """Rows to decode together, at most so many: the one that finished first, and others of its key.
+
+        Those whose job has ended meanwhile are passed over.
+        """
+        first = self.first_finished()
+        if first is None:
+            return []
+        key = first.plan.key
+        alike = [row for row in self._finished if row in self._edits and self._edits[row].plan.key == key][:most]
+        for row in alike:
+            self._finished.remove(row)
+        return [Finished(row, self._edits[row], self._samples[row]) for row in alike]
+
+    def hopeless(self, now_s: float) -> list[Edit]:
+        """Drop the edits that can no longer end in their time."""
+        edits = {id(edit): edit for row in self.scheduler.hopeless(now_s) if (edit := self._edits.get(row))}
+        return [edit for edit in edits.values() if self.drop(edit)]
 
     def take(self, edit: Edit) -> bool:
         """Forget the edit and its rows. False: somebody else took it, and ends it."""
@@ -102,6 +146,7 @@ class Ledger:
             del self._edits[row]
             self._samples.pop(row, None)
             self.scheduler.cancel(row)
+            self.room.free(row)
         return True
 
     def drop(self, edit: Edit) -> bool:

@@ -1,82 +1,228 @@
-"""One step of a batch: rows flattened to passes, passes to denoiser calls, answers back to their rows."""
+"""Runs the stages of many rows side by side: their calls become batches, the batches' answers go back to their rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar, cast
 
 import torch
 
+from serve.backends.base import Backend, Component, device_faults
 from serve.engine.faults import contained
-from serve.families.base import Family, Inputs, Sample
+from serve.engine.slots import Slots
+from serve.errors import DeviceOutOfMemory
+from serve.families.base import Call, Family, Inputs, Stage
+
+Result = TypeVar("Result")
+KEPT_SLOTS = 4
+"""Sets of inputs kept on the device, of the keys that ran last: those that take turns."""
 
 
 class NotFinite(Exception):
-    """The denoiser answered a number that is not finite for a row."""
+    """A component answered a number that is not finite for a row."""
+
+
+@dataclass(slots=True)
+class RunnerCounters:
+    """passes: rows of the denoiser's calls, of which filler_passes are nobody's. out_of_memory: calls that found
+    no room and were repeated, in halves where that is allowed."""
+
+    passes: int = 0
+    filler_passes: int = 0
+    out_of_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """row: index in the batch of the row that this pass belongs to. inputs: of batch one."""
+    """stage and place: which stage's which call this is. row: what the call's inputs may be kept for."""
 
-    row: int
-    inputs: Inputs
+    stage: int
+    place: int
+    row: Hashable
+    call: Call
 
 
 class Runner:
-    """Runs batches of one key. max_batch: passes of one denoiser call.
+    """max_batch: passes of one denoiser call.
 
-    Where the denoiser is not batch-invariant every call has exactly `max_batch` passes, filled up with a repeated one,
-    so that a row's bytes depend neither on its neighbours nor on how many there are.
+    Where the backend is batch-invariant, other components take as many rows at a time as are there. Where it is not,
+    a row's bytes would change with their number: the denoiser is always called with exactly `max_batch` passes, filled
+    up with others, and every other component with one.
     """
 
-    def __init__(self, family: Family, *, max_batch: int, batch_invariant: bool) -> None:
-        self._family = family
+    def __init__(self, family: Family, backend: Backend, max_batch: int) -> None:
+        self._denoiser = family.denoiser
         self._max_batch = max_batch
-        self._batch_invariant = batch_invariant
-        (output,) = family.denoiser.spec.outputs
-        self._output = output.name
+        self._invariant = backend.batch_invariant
+        self._release = backend.memory.release
+        self._slots: dict[Hashable, Slots] = {}
+        self.counters = RunnerCounters()
+
+    @property
+    def together(self) -> int:
+        """Rows that are worth encoding or decoding in one run."""
+        return self._max_batch if self._invariant else 1
 
     @torch.inference_mode()
-    def step(self, samples: Sequence[Sample]) -> list[Exception | None]:
-        """Move each sample one step on. Answers for each row None, or why it failed, which leaves the others alone.
+    def run(self, stages: Sequence[Stage[Result]], rows: Sequence[Hashable] = ()) -> list[Result | Exception]:
+        """Run the stages to their end. Answers for each its result, or why it failed, which leaves the others alone.
+
+        rows: names of the stages' rows, for inputs that stay the same from run to run to be copied once.
 
         Raises BackendLost: the executor is gone, and nothing after it can succeed.
         """
-        failures: list[Exception | None] = [None] * len(samples)
-        answers: list[list[torch.Tensor]] = [[] for _ in samples]
-        passes: list[_Pass] = []
-        for row, sample in enumerate(samples):
-            with contained(partial(failures.__setitem__, row)):
-                passes += [_Pass(row, inputs) for inputs in self._family.step_inputs(sample)]
-        for chunk in _chunks(passes, self._max_batch):
-            self._denoise(chunk, answers, failures)
-        for row, sample in enumerate(samples):
-            if failures[row] is None:
-                with contained(partial(failures.__setitem__, row)):
-                    self._family.advance(sample, answers[row])
-        return failures
+        names = rows or range(len(stages))
+        run = _Run(stages)
+        while run.asked:
+            passes = [
+                _Pass(stage, place, (names[stage], place) if rows else None, call)
+                for stage, calls in run.asked.items()
+                for place, call in enumerate(calls)
+            ]
+            for alike in _alike(passes):
+                for chunk in _chunks(alike, self._largest(alike[0].call.component)):
+                    self._call(chunk, run, whole=True)
+            run.resume()
+        return run.ended()
 
-    def _denoise(
-        self, chunk: Sequence[_Pass], answers: list[list[torch.Tensor]], failures: list[Exception | None]
-    ) -> None:
+    def vacate(self) -> None:
+        """Let go of the rows whose inputs were kept for the next run."""
+        for slots in self._slots.values():
+            slots.vacate()
+
+    def _largest(self, component: Component) -> int:
+        declared = next((axis.max for axis in component.spec.axes if axis.name == "batch"), self._max_batch)
+        if component is self._denoiser:
+            return min(self._max_batch, declared)
+        return declared if self._invariant else 1
+
+    def _call(self, chunk: Sequence[_Pass], run: "_Run[Result]", *, whole: bool) -> None:
+        """whole: the chunk may be tried once more, in halves, should there be no memory for it."""
+
         def fail(error: Exception) -> None:
             for one in chunk:
-                failures[one.row] = error
+                run.fail(one.stage, error)
 
         with contained(fail):
-            output = self._family.denoiser(self._inputs(chunk))[self._output][: len(chunk)]
-            finite: list[bool] = output.isfinite().flatten(1).all(dim=1).tolist()
-            for index, one in enumerate(chunk):
-                # A copy starts as aligned as any other, at every index, and does not keep the whole batch in memory.
-                answers[one.row].append(output[index : index + 1].clone())
-                if not finite[index]:
-                    failures[one.row] = NotFinite("the denoiser answered numbers that are not finite")
+            answered = self._answered(chunk, whole=whole)
+            if answered is None:
+                self._call_again(chunk, run)
+            else:
+                self._hand_out(chunk, *answered, run)
 
-    def _inputs(self, chunk: Sequence[_Pass]) -> dict[str, torch.Tensor]:
-        """The chunk's inputs with their batch axes concatenated, filled up to the fixed size where there is one."""
-        filler = 0 if self._batch_invariant else self._max_batch - len(chunk)
-        rows = [one.inputs for one in chunk] + [chunk[-1].inputs] * filler
-        return {name: torch.cat([inputs[name] for inputs in rows]) for name in rows[0]}
+    def _answered(self, chunk: Sequence[_Pass], *, whole: bool) -> tuple[Sequence[int], Inputs] | None:
+        """Seats and outputs. None: there was no memory. An error that is being handled keeps the tensors of the call
+        that failed alive, so whatever is tried next is tried outside."""
+        component = chunk[0].call.component
+        try:
+            with device_faults(component.spec.name):
+                inputs, seats = self._assembled(chunk)
+                return seats, component(inputs)
+        except DeviceOutOfMemory:
+            if not whole:
+                raise
+            return None
+
+    def _call_again(self, chunk: Sequence[_Pass], run: "_Run[Result]") -> None:
+        """A filled batch is no smaller in halves, and its rows would come out different: it gets a second try as it is,
+        with the memory that was kept for later given back."""
+        self.counters.out_of_memory += 1
+        self._slots.clear()
+        self._release()
+        half = -(-len(chunk) // 2) if self._invariant else len(chunk)
+        for part in _chunks(chunk, half):
+            self._call(part, run, whole=False)
+
+    def _assembled(self, chunk: Sequence[_Pass]) -> tuple[Inputs, Sequence[int]]:
+        """The inputs of a batch, and where in it each pass is."""
+        inputs = chunk[0].call.inputs
+        if chunk[0].call.component is not self._denoiser:
+            return {name: torch.cat([one.call.inputs[name] for one in chunk]) for name in inputs}, range(len(chunk))
+        called = len(chunk) if self._invariant else self._max_batch
+        self.counters.passes += called
+        self.counters.filler_passes += called - len(chunk)
+        return self._slots_of(inputs).fill([(one.row, one.call.inputs) for one in chunk], called)
+
+    def _slots_of(self, inputs: Inputs) -> Slots:
+        """The slots last used with inputs of these shapes; those used longest ago make room."""
+        shapes = _shapes(inputs)
+        slots = self._slots.pop(shapes, None) or Slots(inputs, self._max_batch)
+        self._slots[shapes] = slots
+        if len(self._slots) > KEPT_SLOTS:
+            del self._slots[next(iter(self._slots))]
+        return slots
+
+    def _hand_out(self, chunk: Sequence[_Pass], seats: Sequence[int], outputs: Inputs, run: "_Run[Result]") -> None:
+        finite = _finite_rows(outputs)
+        for seat, one in zip(seats, chunk, strict=True):
+            if finite[seat]:
+                # A copy starts as aligned as any other, at every index, and does not keep the whole batch in memory.
+                run.answer(one, {name: output[seat : seat + 1].clone() for name, output in outputs.items()})
+            else:
+                name = one.call.component.spec.name
+                run.fail(one.stage, NotFinite(f"the {name} answered numbers that are not finite"))
+
+
+class _Run(Generic[Result]):
+    """The stages of one run: what each waits for, and how those that have ended did. asked: calls by stage."""
+
+    def __init__(self, stages: Sequence[Stage[Result]]) -> None:
+        self._stages = stages
+        self._ends: dict[int, Result | Exception] = {}
+        self._answers: dict[int, dict[int, Inputs]] = {}
+        self.asked: dict[int, Sequence[Call]] = {}
+        for stage in range(len(stages)):
+            self._resume(stage, None)
+
+    def answer(self, one: _Pass, outputs: Inputs) -> None:
+        self._answers[one.stage][one.place] = outputs
+
+    def fail(self, stage: int, error: Exception) -> None:
+        self._stages[stage].close()
+        self._ends[stage] = error
+
+    def resume(self) -> None:
+        """Send every stage its answers; those that failed are gone."""
+        asked, self.asked = self.asked, {}
+        for stage, calls in asked.items():
+            if stage not in self._ends:
+                answers = self._answers.pop(stage)
+                self._resume(stage, [answers[place] for place in range(len(calls))])
+
+    def ended(self) -> list[Result | Exception]:
+        return [self._ends[stage] for stage in range(len(self._stages))]
+
+    def _resume(self, stage: int, answers: Sequence[Inputs] | None) -> None:
+        with contained(partial(self.fail, stage)):
+            try:
+                calls = self._stages[stage].send(cast(Sequence[Inputs], answers))
+                while not calls:
+                    calls = self._stages[stage].send(())
+                self.asked[stage] = calls
+                self._answers[stage] = {}
+            except StopIteration as end:
+                self._ends[stage] = end.value
+
+
+def _alike(passes: Iterable[_Pass]) -> Iterable[Sequence[_Pass]]:
+    """By component and shapes of inputs: what can be one call."""
+    groups: dict[Hashable, list[_Pass]] = {}
+    for one in passes:
+        groups.setdefault((id(one.call.component), _shapes(one.call.inputs)), []).append(one)
+    return groups.values()
+
+
+def _shapes(inputs: Inputs) -> Hashable:
+    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
+
+
+def _finite_rows(outputs: Inputs) -> list[bool]:
+    """For each row whether all its numbers are finite: a sum is not once one of them is not, and quicker than asking
+    for each. Taken in float32, where a sum of finite halves cannot overflow."""
+    sums = [
+        output.flatten(1).sum(dim=1, dtype=torch.float32) for output in outputs.values() if output.is_floating_point()
+    ]
+    return torch.stack(sums).isfinite().all(dim=0).tolist()
 
 
 def _chunks(passes: Sequence[_Pass], size: int) -> Iterator[Sequence[_Pass]]:

@@ -1,127 +1,239 @@
-"""Which rows run the next step: least remaining work first, aged so that nothing waits for ever.
+"""Which rows run the next step: the shortest first, as long as nobody has to wait much longer than first come would.
 
-A pure state machine: no torch, no clock, no threads. Its time is the tick, one for each step that was run.
+A pure state machine: no torch, no threads, no clock of its own; its caller tells the time. It holds every row from
+`add` until it finishes or is cancelled, under ids that the caller gives and that grow.
 
-A row is *due* at `arrived + stretch * work`, where work is the passes that it still has to make, and the row that is
-due first runs first. Stretch 0 is first come, first served; a large one is shortest remaining work first. No row that
-comes after a row's due tick can be due before it, which bounds every wait: a row that comes at tick t with work w has
-finished after as many ticks as the rows that came until t + stretch * w, itself included, have steps.
+*Within a key* (rows that may share a pass of the denoiser) a row is *due*, from the moment it comes, at the time when
+it would have ended first come, first served, plus a part of that wait and of its own run. As long as every row of the
+key can still end by then, the row with the least left to do runs first, which is what makes the mean wait shortest.
+Once one could not, the row that is due first runs first, until there is slack again. So short edits overtake long ones,
+and no long one pays for it with more than the part that it was promised.
+
+*Between keys* the device's time is shared by turns (`serve.engine.turns`).
 """
 
-from collections import Counter
-from collections.abc import Hashable
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-STRETCH = 2.0
-"""Ticks that a row yields to later ones for each pass of its own work.
+from serve.engine.policy import IDLE_DOUBT, Batch, Costs, Row
+from serve.engine.turns import Turns
+from serve.types import Priority
 
-In simulations of mixed jobs (4 to 50 steps, batches of 8, 85 to 95% load) 2 takes half or more off the mean wait of
-the short jobs and adds at most a quarter to the 99th percentile of the long ones, against first come, first served.
-"""
+PATIENCE: Mapping[Priority, float] = {"high": 1.2, "normal": 1.2, "low": 4.0}
+"""When a row is due: this many times what first come, first served among rows of its priority and above would take."""
 
+PATIENCE_RUN = 0.3
+"""And so many times its own run in full batches, for one that finds the device idle has no wait to take a part of."""
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows that run the next step together, the one that is due first in front. All of one key."""
-
-    key: Hashable
-    rows: tuple[int, ...]
+RANK: Mapping[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A row that is not begun. steps: what it is expected to run."""
+@dataclass(slots=True)
+class _Progress:
+    """A row, when it is due, the steps that it still has to run, and whether it is begun."""
 
-    id: int
-    arrived: int
+    row: Row
+    due_s: float
     steps: int
-    width: int = 1
+    begun: bool = False
+
+    @property
+    def passes(self) -> int:
+        return self.steps * self.row.width
 
 
-@dataclass(frozen=True, slots=True)
-class _Resident:
-    """A row that is begun and not finished. width: passes through the denoiser that one of its steps makes."""
+class StepScheduler:
+    """resident_rows: rows that may be begun and not finished at one time, because each holds memory."""
 
-    id: int
-    arrived: int
-    steps: int
-    width: int
-    key: Hashable
-
-
-class Scheduler:
-    """Every row from `add` until it finishes or is cancelled. Ids are given by the caller and grow.
-
-    max_batch: passes of one denoiser call; a row wider than that still runs, by itself. resident_rows: rows that may
-    be begun and not finished at one time, because each holds memory.
-    """
-
-    def __init__(self, *, max_batch: int, resident_rows: int, stretch: float = STRETCH) -> None:
-        self._max_batch = max_batch
+    def __init__(self, costs: Costs, *, resident_rows: int) -> None:
+        self._costs = costs
         self._resident_rows = resident_rows
-        self._stretch = stretch
-        self._tick = 0
-        self._waiting: dict[int, _Waiting] = {}
-        self._resident: dict[int, _Resident] = {}
+        self._rows: dict[int, _Progress] = {}
+        self._by_key: dict[Hashable, dict[int, _Progress]] = {}
+        self._turns = Turns()
+        self._begun = 0
 
     @property
     def waiting_rows(self) -> int:
-        return len(self._waiting)
+        return len(self._rows) - self._begun
 
     @property
     def running_rows(self) -> int:
-        return len(self._resident)
+        return self._begun
 
-    def add(self, row: int, steps: int) -> None:
-        """A row waits. steps: how many it is expected to run, at least 1."""
-        self._waiting[row] = _Waiting(row, self._tick, steps)
+    def add(self, row: Row) -> None:
+        progress = self._planned(row)
+        self._rows[row.id] = progress
+        self._by_key.setdefault(row.key, {})[row.id] = progress
+        self._turns.enter(row.key, self._full_step_s(row.key))
 
-    def admit(self) -> int | None:
-        """The waiting row to begin now: the first due, once there is room for it in memory and in the next batch."""
-        if not self._waiting or len(self._resident) >= self._resident_rows:
-            return None
-        first = min(self._waiting.values(), key=self._due)
-        batch = self.schedule()
-        before = [self._resident[row] for row in batch.rows] if batch else []
-        passes = sum(row.width for row in before if self._due(row) < self._due(first))
-        return first.id if passes < self._max_batch else None
+    def admit(self, now_s: float) -> tuple[int, ...]:
+        """Only of the key whose turn it is: memory that it waits for is not given to others meanwhile."""
+        room = self._resident_rows - self._begun
+        if not self.waiting_rows or room <= 0:
+            return ()
+        key = self._turns.front()
+        next_batch = self._first(key, self._ordered(key, now_s))
+        return tuple(progress.row.id for progress in next_batch if not progress.begun)[:room]
 
-    def begin(self, row: int, *, key: Hashable, steps: int, width: int) -> None:
-        """A waiting row has become a sample. key: rows of equal keys may share a pass. steps: to run, at least 1."""
-        waiting = self._waiting.pop(row)
-        self._resident[row] = _Resident(row, waiting.arrived, steps, width, key)
+    def begin(self, row: int) -> None:
+        self._rows[row].begun = True
+        self._begun += 1
 
     def cancel(self, row: int) -> None:
-        """The row is gone, at whatever point it was; one that is unknown or finished changes nothing."""
-        self._waiting.pop(row, None)
-        self._resident.pop(row, None)
+        if row in self._rows:
+            self._remove(row)
 
-    def schedule(self) -> Batch | None:
-        """The rows of the next step: the first due, and the next due of its key that fit beside it."""
-        if not self._resident:
+    def schedule(self, now_s: float) -> Batch | None:
+        """Of the first key in turn that has a row begun: one that waits for memory does not hold up the others."""
+        if not self._begun:
             return None
-        first, *others = sorted(self._resident.values(), key=self._due)
-        chosen, room = [first.id], self._max_batch - first.width
-        for row in others:
-            if row.key == first.key and row.width <= room:
-                chosen.append(row.id)
-                room -= row.width
-        return Batch(first.key, tuple(chosen))
+        self._turns.front()
+        for key in self._turns:
+            begun = [progress for progress in self._ordered(key, now_s) if progress.begun]
+            if begun:
+                chosen = [progress.row for progress in self._first(key, begun)]
+                return Batch(key, tuple(row.id for row in chosen), sum(row.width for row in chosen))
+        return None
 
-    def advance(self, batch: Batch) -> tuple[int, ...]:
-        """A step of this batch was run. Answers the rows that have finished; those cancelled meanwhile are skipped."""
-        self._tick += 1
-        moved = [self._resident.pop(row) for row in batch.rows if row in self._resident]
-        self._resident.update({row.id: replace(row, steps=row.steps - 1) for row in moved if row.steps > 1})
-        return tuple(row.id for row in moved if row.steps == 1)
+    def advance(self, batch: Batch, seconds: float) -> tuple[int, ...]:
+        self._turns.step(batch.key, seconds)
+        moved = [self._rows[row] for row in batch.rows if row in self._rows]
+        for progress in moved:
+            progress.steps -= 1
+        finished = tuple(progress.row.id for progress in moved if not progress.steps)
+        for row in finished:
+            self._remove(row)
+        return finished
 
-    def row_steps(self) -> Counter[Hashable]:
-        """Steps still to run, summed over the rows of each key. Rows that wait have no key yet and count as None's."""
-        queued: Counter[Hashable] = Counter()
-        for row in self._resident.values():
-            queued[row.key] += row.steps
-        queued[None] += sum(row.steps for row in self._waiting.values())
-        return queued
+    def charge(self, key: Hashable, seconds: float) -> None:
+        self._turns.charge(key, seconds)
 
-    def _due(self, row: _Waiting | _Resident) -> tuple[float, int]:
-        return row.arrived + self._stretch * row.steps * row.width, row.id
+    def hopeless(self, now_s: float) -> list[int]:
+        doubt = IDLE_DOUBT if len({progress.row.job for progress in self._rows.values()}) == 1 else 1.0
+        late: list[int] = []
+        for progress in self._rows.values():
+            row = progress.row
+            if row.deadline_s < math.inf:
+                least_s = progress.steps * self._costs.step_s(row.key, row.width)
+                late += [row.id] * (now_s + least_s / doubt > row.deadline_s)
+        return late
+
+    def queued_s(self) -> float:
+        return sum(self._device_s(key, self._by_key[key].values()) for key in self._by_key)
+
+    def forecast(self, rows: Sequence[Row], now_s: float) -> tuple[int, float]:
+        """As it goes on when nothing else comes: one batch of the key after the other, others' turns beside them.
+
+        Another key takes no more of the device than its work needs, nor more than this one gets.
+        """
+        key = rows[0].key
+        left = {one.row.id: replace(one) for one in (*self._by_key.get(key, {}).values(), *self._planned_job(rows))}
+        others_s = [self._alone_s(other) for other in self._others(key)]
+        mine = unbegun = {row.id for row in rows}
+        ahead: set[int] = set()
+        at_once = True
+        own_s = wait_s = 0.0
+        while mine & left.keys():
+            batch, steps = self._next_run(key, left.values(), now_s + own_s + wait_s)
+            unbegun = unbegun.difference(one.row.id for one in batch)
+            if unbegun:
+                at_once = False
+                ahead |= {one.row.job for one in batch if not one.begun and one.row.id not in mine}
+            own_s += steps * self._costs.step_s(key, sum(one.row.width for one in batch))
+            wait_s = sum(min(own_s, other_s) for other_s in others_s)
+            for one in batch:
+                one.begun = True
+                one.steps -= steps
+                if not one.steps:
+                    del left[one.row.id]
+        return 0 if at_once else 1 + len(ahead), own_s + wait_s
+
+    def _next_run(self, key: Hashable, rows: Iterable[_Progress], now_s: float) -> tuple[list[_Progress], int]:
+        """The batch that these rows make, and for how many steps: until one has ended, or there is no slack."""
+        ordered, slack_s = self._ordered_by(key, rows, now_s)
+        batch = self._first(key, ordered)
+        steps = min(one.steps for one in batch)
+        full_s = self._full_step_s(key)
+        return batch, int(min(steps, slack_s / full_s)) if slack_s >= full_s > 0 else steps
+
+    def _planned_job(self, rows: Sequence[Row]) -> Iterable[_Progress]:
+        """Each as if those before it had been added."""
+        ahead_s = 0.0
+        for row in rows:
+            yield self._planned(row, ahead_s)
+            ahead_s += row.steps * row.width * self._full_step_s(row.key) / self._costs.limit(row.key)
+
+    def _planned(self, row: Row, siblings_s: float = 0.0) -> _Progress:
+        """Due as its priority promises, or at its deadline where that is earlier. siblings_s: of its job, before it."""
+        rank = RANK[row.priority]
+        ahead_s = siblings_s + sum(
+            self._device_s(key, (one for one in rows.values() if RANK[one.row.priority] <= rank))
+            for key, rows in self._by_key.items()
+        )
+        run_s = row.steps * row.width * self._full_step_s(row.key)
+        alone_s = max(run_s, ahead_s + run_s / self._costs.limit(row.key))
+        due_s = row.arrived_s + PATIENCE[row.priority] * alone_s + PATIENCE_RUN * run_s
+        return _Progress(row, min(due_s, row.deadline_s), row.steps)
+
+    def _ordered(self, key: Hashable, now_s: float) -> list[_Progress]:
+        return self._ordered_by(key, self._by_key[key].values(), now_s)[0]
+
+    def _ordered_by(self, key: Hashable, rows: Iterable[_Progress], now_s: float) -> tuple[list[_Progress], float]:
+        """The rows by what they have left while there is slack, by when they are due without; and that slack."""
+        by_due = sorted(rows, key=lambda one: (one.due_s, one.row.id))
+        slack_s = self._slack_s(key, by_due, now_s)
+        if slack_s < self._full_step_s(key):
+            return by_due, slack_s
+        return sorted(by_due, key=lambda one: (RANK[one.row.priority], one.passes, one.row.id)), slack_s
+
+    def _slack_s(self, key: Hashable, by_due: Iterable[_Progress], now_s: float) -> float:
+        """How long the rows, run in this order, could be held up without one being late."""
+        step_s = self._full_step_s(key)
+        share_s = step_s / self._costs.limit(key)
+        others_s = sum(self._device_s(other, self._by_key[other].values()) for other in self._others(key))
+        turns = max(1, len(self._by_key))
+        slack_s, passes = math.inf, 0
+        for progress in by_due:
+            passes += progress.passes
+            busy_s = max(passes * share_s, progress.passes * step_s)
+            slack_s = min(slack_s, progress.due_s - now_s - min(turns * busy_s, busy_s + others_s))
+        return slack_s
+
+    def _first(self, key: Hashable, ordered: Iterable[_Progress]) -> list[_Progress]:
+        """The rows of one batch: the first, however wide it is, and the next ones that fit beside it."""
+        limit = room = self._costs.limit(key)
+        chosen: list[_Progress] = []
+        for progress in ordered:
+            if progress.row.width <= room or room == limit:
+                chosen.append(progress)
+                room -= progress.row.width
+            if room <= 0:
+                break
+        return chosen
+
+    def _device_s(self, key: Hashable, rows: Iterable[_Progress]) -> float:
+        """Of the rows' steps in full batches."""
+        return sum(progress.passes for progress in rows) * self._full_step_s(key) / self._costs.limit(key)
+
+    def _alone_s(self, key: Hashable) -> float:
+        """Of the key's rows if they had the device: in batches that are no fuller than there are rows for."""
+        rows = self._by_key[key].values()
+        passes = min(self._costs.limit(key), sum(one.row.width for one in rows))
+        return max(self._device_s(key, rows), max(one.steps for one in rows) * self._costs.step_s(key, passes))
+
+    def _full_step_s(self, key: Hashable) -> float:
+        return self._costs.step_s(key, self._costs.limit(key))
+
+    def _others(self, key: Hashable) -> Iterable[Hashable]:
+        return (other for other in self._by_key if other != key)
+
+    def _remove(self, row: int) -> None:
+        progress = self._rows.pop(row)
+        self._begun -= progress.begun
+        key = progress.row.key
+        del self._by_key[key][row]
+        if not self._by_key[key]:
+            del self._by_key[key]
+            self._turns.leave(key)

@@ -103,6 +103,7 @@ def test_what_the_request_leaves_out_is_the_models():
     assert job is not None
     assert (job.steps, job.strength, job.guidance) == (8, 0.75, 2.5)
     assert (job.request_id, job.prompt, job.mask, job.references) == ("request", "make it blue", None, ())
+    assert job.priority == "normal"
     (seed,) = job.seeds
     assert 0 <= seed < RANDOM_SEEDS
 
@@ -111,6 +112,13 @@ def test_what_the_request_says_goes_first():
     job = prepared(num_inference_steps=3, strength=0.5, guidance_scale=0, seed=7, n=3).job
     assert job is not None
     assert (job.steps, job.strength, job.guidance, job.seeds) == (3, 0.5, 0.0, (7, 8, 9))
+
+
+@pytest.mark.parametrize("priority", ["low", "normal", "high"])
+def test_a_job_has_the_priority_that_was_asked_for(priority: str):
+    job = prepared(priority=priority).job
+    assert job is not None
+    assert job.priority == priority
 
 
 def test_seeds_go_round_at_their_end():

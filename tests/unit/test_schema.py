@@ -42,6 +42,7 @@ OPTIONAL_DEFAULTS = {
     "output_format": "png",
     "output_compression": 100,
     "mask_mode": "auto",
+    "priority": "normal",
     "user": None,
     "safety_identifier": None,
 }
@@ -88,6 +89,7 @@ def test_every_field_arrives_as_it_was_sent():
         "output_format": "webp",
         "output_compression": 0,
         "mask_mode": "luma",
+        "priority": "high",
         "user": "u",
         "safety_identifier": "s",
     }
@@ -169,6 +171,8 @@ def test_a_prompt_is_counted_in_characters_and_not_in_bytes():
         ({"output_compression": 99}, "invalid_value", "output_compression"),
         ({"output_format": "jpeg", "output_compression": 101}, "invalid_value", "output_compression"),
         ({"mask_mode": "Luma"}, "invalid_value", "mask_mode"),
+        ({"priority": "urgent"}, "invalid_value", "priority"),
+        ({"priority": 1}, "invalid_type", "priority"),
         ({"user": 7}, "invalid_type", "user"),
         ({"steps": 3}, "unknown_parameter", "steps"),
         ({"": 3}, "unknown_parameter", ""),
@@ -248,6 +252,7 @@ def test_a_prompt_may_consist_of_separators_alone():
             f'prompt is the string "{"x" * 40}…" (32,001 characters); it must be text of 1 to 32,000 characters',
         ),
         ({"size": "1x1"}, 'size is the string "1x1"; it must be one of "256x256", "512x512", "1024x1024", "auto"'),
+        ({"priority": 2}, 'priority is the integer 2; it must be one of "low", "normal", "high"'),
     ],
 )
 def test_a_message_says_what_was_found_and_what_is_allowed(fields: dict[str, Any], message: str):
@@ -292,6 +297,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "output_format": st.sampled_from(["png", "jpeg", "webp", "gif", None]),
     "output_compression": st.sampled_from([-1, 0, 50, 100, 101, None]),
     "mask_mode": st.sampled_from(["luma", "alpha", "auto", "x"]),
+    "priority": st.sampled_from(["low", "normal", "high", "Low", "", None]),
     "user": st.text(max_size=3),
     "safety_identifier": st.text(max_size=3),
 }
@@ -407,10 +413,23 @@ def facts(*, has_guidance: bool) -> ModelFacts:
     )
 
 
+def listed_model(*, has_guidance: bool) -> ModelBody:
+    return ModelBody.of(
+        "tiny",
+        family="pixel_edit",
+        backend="torch",
+        precision="float32",
+        aliases=["t"],
+        facts=facts(has_guidance=has_guidance),
+        created=5,
+    )
+
+
 def test_a_model_is_listed_in_openais_shape_with_what_it_adds():
-    listed = ModelBody.of("tiny", "pixel_edit", ["t"], facts(has_guidance=True), created=5)
+    listed = listed_model(has_guidance=True)
     assert ModelList(data=[listed]).model_dump()["object"] == "list"
     assert Model.model_validate(listed.model_dump(), strict=True).id == "tiny"
+    assert (listed.family, listed.backend, listed.precision) == ("pixel_edit", "torch", "float32")
     assert listed.sizes == ["256x256", "512x512", "1024x1024", "auto"]
     assert listed.defaults.model_dump() == {"num_inference_steps": 8, "strength": 0.5, "guidance_scale": 2.5}
     assert {name: (span.min, span.max) for name, span in listed.ranges.items()} == {
@@ -424,6 +443,6 @@ def test_a_model_is_listed_in_openais_shape_with_what_it_adds():
 
 
 def test_a_model_lists_only_the_fields_that_it_honours():
-    without = ModelBody.of("tiny", "pixel_edit", [], facts(has_guidance=False), created=5)
+    without = listed_model(has_guidance=False)
     assert set(EditRequest.model_fields) - set(without.fields) == {"stream", "partial_images", "guidance_scale"}
     assert "guidance_scale" not in without.ranges

@@ -1,0 +1,85 @@
+"""What something costs by key and batch size: measured where it was, and read off its neighbours elsewhere."""
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+MAX_KEYS = 256
+"""Keys remembered, those of the last measurements: sizes that follow the source make many."""
+
+
+class Curves:
+    """One value, such as seconds, over the passes of a call and the tokens of a pass.
+
+    Between two measured batch sizes of a key the value is interpolated; beyond them it follows the shape of the key
+    that is nearest in tokens. A key that was never measured costs what that nearest one does, in proportion to tokens.
+    """
+
+    def __init__(self) -> None:
+        self._points: dict[Hashable, dict[int, float]] = {}
+        self._tokens: dict[Hashable, int] = {}
+
+    def measured(self, key: Hashable, tokens: int, passes: int, value: float, weight: float = 1.0) -> None:
+        """weight: of this measurement against those before it at the same place."""
+        points = self._points.pop(key, {})
+        points[passes] = points[passes] + weight * (value - points[passes]) if passes in points else value
+        self._points[key] = points
+        self._tokens[key] = tokens
+        if len(self._points) > MAX_KEYS:
+            oldest = next(iter(self._points))
+            del self._points[oldest], self._tokens[oldest]
+
+    def at(self, key: Hashable, tokens: int, passes: int) -> float | None:
+        """The value for that key, whose passes have so many tokens; None before any measurement."""
+        points = self._points.get(key)
+        nearest = self._nearest(key, tokens)
+        if points is None:
+            if nearest is None:
+                return None
+            return _read(self._points[nearest], passes) * tokens / self._tokens[nearest]
+        inside = min(points) <= passes <= max(points)
+        if inside or nearest is None:
+            return _read(points, passes)
+        shape = self._points[nearest]
+        edge = min(points) if passes < min(points) else max(points)
+        return points[edge] * _read(shape, passes) / max(_read(shape, edge), 1e-12)
+
+    def known(self) -> list[tuple[Hashable, int]]:
+        """The keys that were measured, and their tokens."""
+        return list(self._tokens.items())
+
+    def dump(self) -> list[dict[str, Any]]:
+        """As JSON takes it, tuples of the keys as lists."""
+        return [
+            {"key": key, "tokens": self._tokens[key], "at": list(points.items())}
+            for key, points in self._points.items()
+        ]
+
+    def load(self, dumped: list[dict[str, Any]]) -> None:
+        """Raises KeyError, TypeError or ValueError where it is no such dump."""
+        for one in dumped:
+            for passes, value in one["at"]:
+                self.measured(_hashable(one["key"]), int(one["tokens"]), int(passes), float(value))
+
+    def _nearest(self, key: Hashable, tokens: int) -> Hashable | None:
+        """Of the other keys; one that was measured at more batch sizes tells more, among those equally near."""
+        others = [other for other in self._points if other != key]
+        if not others:
+            return None
+        return min(others, key=lambda other: (abs(math.log(self._tokens[other] / tokens)), -len(self._points[other])))
+
+
+def _read(points: dict[int, float], passes: int) -> float:
+    """Interpolated; below the first point it is that, beyond the last it grows as between the last two."""
+    known = sorted(points)
+    if passes <= known[0]:
+        return points[known[0]]
+    if len(known) == 1:
+        return points[known[0]] * passes / known[0]
+    above = next((index for index, at in enumerate(known) if at >= passes), len(known) - 1)
+    low, high = known[above - 1], known[above]
+    return points[low] + (points[high] - points[low]) * (passes - low) / (high - low)
+
+
+def _hashable(value: Any) -> Hashable:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -1,0 +1,243 @@
+"""Whose turn it is: priorities, places, and time limits, with costs that the engine was told."""
+
+import math
+
+import pytest
+
+from serve.engine.engine import Engine
+from serve.errors import Overloaded
+from serve.types import EditJob, Priority
+from tests.fake_family import FakeFamily, edit_job
+from tests.gates import Gate
+from tests.running_engine import engine_of, error_of, known_costs, result_of, running
+from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
+
+STEP_S = 100.0
+"""So long that the time which a test takes is nothing beside it."""
+
+
+def one_at_a_time(gate: Gate, step_s: float = STEP_S) -> Engine:
+    """Batches of one pass, each stopped by the gate, and expected to take so long."""
+    family = FakeFamily(step_gate=gate)
+    return engine_of(family, max_batch=1, profile=known_costs(family, edit_job("a"), max_batch=1, step_s=step_s))
+
+
+def limited(engine: Engine, job: EditJob, limit_s: float) -> Overloaded:
+    with pytest.raises(Overloaded) as refused:
+        engine.submit(job, time_limit_s=limit_s)
+    return refused.value
+
+
+# Who is first
+
+
+def test_a_short_job_overtakes_a_long_one_in_a_full_batch():
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        engine.submit(edit_job("long", steps=20))
+        assert gate.wait() == ("long:1",)
+        engine.submit(edit_job("short", steps=2))
+        assert [gate.step() for _ in range(3)] == [("short:1",), ("short:1",), ("long:1",)]
+
+
+def test_a_high_priority_overtakes_at_the_next_step():
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        engine.submit(edit_job("normal", steps=4))
+        assert gate.wait() == ("normal:1",)
+        engine.submit(edit_job("shorter", steps=1))
+        engine.submit(edit_job("high", steps=9, priority="high"))
+        assert gate.step() == ("high:1",)
+
+
+def test_a_low_priority_runs_when_nobody_else_waits_and_gives_way():
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        low = engine.submit(edit_job("low", steps=3, priority="low"))
+        assert gate.wait() == ("low:1",)
+        engine.submit(edit_job("normal", steps=5))
+        assert [gate.step() for _ in range(6)] == [("normal:1",)] * 5 + [("low:1",)]
+        gate.open()
+        result_of(low)
+
+
+def test_a_low_priority_ends_however_many_others_keep_coming():
+    family = FakeFamily()
+    profile = known_costs(family, edit_job("a"), max_batch=1, step_s=0.001)
+    with running(engine_of(family, max_batch=1, profile=profile)) as engine:
+        others = [engine.submit(edit_job(f"{i}")) for i in range(20)]
+        low = engine.submit(edit_job("low", priority="low"))
+        for _ in range(20_000):
+            result_of(others.pop(0))
+            others.append(engine.submit(edit_job("more")))
+            if low.done():
+                break
+        assert low.done()
+
+
+# Places
+
+
+def test_a_job_that_runs_at_once_has_nobody_before_it():
+    gate = Gate()
+    family = FakeFamily(step_gate=gate)
+    profile = known_costs(family, edit_job("a"), step_s=STEP_S)
+    with running(engine_of(family, profile=profile), gate) as engine:
+        alone = engine.submit(edit_job("a", 1, 2, steps=3))
+        gate.wait()
+        beside = engine.submit(edit_job("b", steps=2))
+        gate.open()
+        places = [result_of(alone).place, result_of(beside).place]
+    assert [place.position for place in places] == [0, 0]
+    assert [place.seconds / STEP_S for place in places] == pytest.approx([3, 2], rel=1e-3)
+
+
+def test_a_job_that_waits_is_told_how_many_run_before_it_and_when_it_will_have_ended():
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        futures = [engine.submit(edit_job("running", steps=4))]
+        gate.wait()
+        futures += [engine.submit(edit_job(f"{i}", steps=4 + i)) for i in range(3)]
+        futures += [engine.submit(edit_job("last", 1, 2, steps=9))]
+        gate.open()
+        places = [result_of(future).place for future in futures]
+    assert [place.position for place in places] == [0, 1, 2, 3, 4]
+    assert [place.seconds / STEP_S for place in places] == pytest.approx([4, 8, 13, 19, 37], rel=1e-3)
+
+
+@pytest.mark.parametrize(("priority", "position"), [("low", 4), ("normal", 4), ("high", 1)])
+def test_a_priority_moves_the_place(priority: Priority, position: int):
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        engine.submit(edit_job("running", steps=4))
+        gate.wait()
+        for i in range(3):
+            engine.submit(edit_job(f"{i}", steps=4))
+        mine = engine.submit(edit_job("mine", steps=5, priority=priority))
+        gate.open()
+        assert result_of(mine).place.position == position
+
+
+# Full queues
+
+
+def test_a_full_queue_refuses_with_the_time_its_work_takes():
+    gate = Gate()
+    family = FakeFamily(step_gate=gate)
+    profile = known_costs(family, edit_job("a"), max_batch=1, step_s=STEP_S)
+    with running(engine_of(family, max_batch=1, max_queued_rows=3, profile=profile), gate) as engine:
+        engine.submit(edit_job("running", steps=10))
+        gate.wait()
+        engine.submit(edit_job("waiting", 1, 2, steps=10))
+        with pytest.raises(Overloaded, match="2 images wait and 2 more were asked for; at most 3 may wait") as refused:
+            engine.submit(edit_job("refused", 1, 2))
+        engine.submit(edit_job("fits", steps=10))
+        stats = engine.stats()
+    assert refused.value.retry_after_s == pytest.approx(30 * STEP_S)
+    assert (stats.waiting_rows, stats.running_rows, stats.refused_jobs) == (3, 1, 1)
+    assert stats.queued_s == pytest.approx(40 * STEP_S)
+
+
+def test_a_job_larger_than_the_queue_is_taken_when_nothing_waits():
+    with running(engine_of(FakeFamily(), max_queued_rows=1)) as engine:
+        assert len(result_of(engine.submit(edit_job("a", *range(10)))).images) == 10
+
+
+# Time limits
+
+
+def test_a_job_that_the_queue_leaves_no_time_for_is_refused_at_once():
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        engine.submit(edit_job("running", steps=10))
+        gate.wait()
+        error = limited(engine, edit_job("late", steps=10), limit_s=19 * STEP_S)
+        stats = engine.stats()
+    assert error.message == "the edit would take about 2000.0 s, its wait included; the request allows 1900.0 s"
+    assert error.retry_after_s == pytest.approx(10 * STEP_S)
+    assert (stats.refused_jobs, stats.waiting_rows) == (1, 0)
+
+
+def test_a_job_that_can_end_in_its_time_does_though_others_are_before_it():
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        engine.submit(edit_job("running", steps=10))
+        gate.wait()
+        in_time = engine.submit(edit_job("in time", steps=10), time_limit_s=21 * STEP_S)
+        gate.open()
+        assert len(result_of(in_time).images) == 1
+
+
+def test_a_time_limit_that_can_only_be_held_by_going_first_is_held():
+    gate = Gate()
+    engine = one_at_a_time(gate)
+    engine.submit(edit_job("came first", steps=10))
+    hurried = engine.submit(edit_job("hurried", steps=12), time_limit_s=12.5 * STEP_S)
+    with running(engine, gate):
+        assert gate.wait() == ("hurried:1",)
+        gate.open()
+        result_of(hurried)
+
+
+def test_a_job_for_which_it_becomes_too_late_is_dropped_from_the_queue():
+    gate = Gate()
+    family = FakeFamily(step_gate=gate)
+    job = edit_job("running", steps=3)
+    profile = known_costs(family, job, max_batch=1, step_s=1.0)
+    with running(engine_of(family, max_batch=1, profile=profile), gate) as engine:
+        runs = engine.submit(job)
+        gate.wait()
+        hopeful = engine.submit(edit_job("hopeful", 1, 2, steps=5), time_limit_s=1000.0)
+        patient = engine.submit(edit_job("patient", steps=5))
+        key, tokens = family.plan(job).key, family.plan(job).tokens
+        profile.seconds.measured(key, tokens, 1, 1e9)  # the device has become that slow
+        gate.open()
+        error = error_of(hopeful)
+        result_of(runs)
+        result_of(patient)
+        stats = engine.stats()
+    assert type(error) is Overloaded
+    assert error.retryable
+    assert error.retry_after_s is not None
+    assert error.retry_after_s > 1
+    assert not any(name.startswith("hopeful") for call in family.calls("denoiser") for name in call)
+    assert (stats.refused_jobs, stats.cancelled_rows) == (1, 0)
+
+
+def test_a_job_without_a_limit_is_never_too_late():
+    gate = Gate()
+    with running(one_at_a_time(gate, step_s=1e12), gate) as engine:
+        engine.submit(edit_job("running"))
+        gate.wait()
+        patient = engine.submit(edit_job("patient"))
+        gate.open()
+        assert result_of(patient).place.seconds < math.inf
+
+
+def test_an_idle_engine_tries_what_its_estimate_alone_rules_out():
+    """It may have measured the device on a bad day, and only work that is run can tell."""
+    family = FakeFamily()
+    job = edit_job("a", steps=2)
+    profile = known_costs(family, job, step_s=STEP_S)
+    with running(engine_of(family, profile=profile)) as engine:
+        result_of(engine.submit(job, time_limit_s=1.5 * STEP_S))
+        assert engine.stats().refused_jobs == 0
+
+
+def test_an_idle_engine_does_not_try_what_is_far_beyond_the_limit():
+    family = FakeFamily()
+    job = edit_job("a", steps=2)
+    with running(engine_of(family, profile=known_costs(family, job, step_s=STEP_S))) as engine:
+        limited(engine, job, limit_s=0.9 * STEP_S)
+    assert family.log == []
+
+
+def test_an_estimate_from_a_bad_day_is_forgotten_as_work_is_run():
+    family = FakeFamily()
+    job = edit_job("a", steps=20)
+    profile = known_costs(family, job, step_s=STEP_S)
+    with running(engine_of(family, profile=profile)) as engine:
+        before = result_of(engine.submit(job)).place.seconds
+        after = result_of(engine.submit(job)).place.seconds
+    assert before == pytest.approx(20 * STEP_S)
+    assert after < before / 10

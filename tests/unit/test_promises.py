@@ -1,0 +1,260 @@
+"""What the step scheduler promises of waiting times, in virtual time, against first come, first served."""
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from serve.engine.policy import Row
+from serve.engine.scheduler import PATIENCE, PATIENCE_RUN, StepScheduler
+from serve.engine.whole_requests import WholeRequests, one_job
+from serve.types import Priority
+from tests.simulation import (
+    LINEAR_STEP_S,
+    Arrival,
+    ExactCosts,
+    FirstCome,
+    History,
+    StepSeconds,
+    h200_512px,
+    linear,
+    simulate,
+)
+
+PRIORITIES: tuple[Priority, ...] = ("low", "normal", "high")
+KNEE = 8
+MIX = {4: 0.3, 8: 0.2, 28: 0.4, 50: 0.1}
+MEAN_STEPS = sum(steps * share for steps, share in MIX.items())
+
+arrival_patterns = st.lists(st.tuples(st.floats(0, 12), st.integers(1, 50)), min_size=1, max_size=25)
+
+
+def scheduler_of(step_s: StepSeconds, limit: int) -> StepScheduler:
+    return StepScheduler(ExactCosts(step_s, limit), resident_rows=4 * limit)
+
+
+def by_gaps(pattern: Sequence[tuple[float, int]]) -> list[Arrival]:
+    times = accumulate(gap_s for gap_s, _ in pattern)
+    return [Arrival(at_s, steps) for at_s, (_, steps) in zip(times, pattern, strict=True)]
+
+
+def mix(jobs: int, jobs_per_s: float, seed: int) -> list[Arrival]:
+    """A Poisson stream of jobs of 4 to 50 steps."""
+    draw = random.Random(seed)
+    steps = draw.choices(list(MIX), list(MIX.values()), k=jobs)
+    return by_gaps([(draw.expovariate(jobs_per_s), count) for count in steps])
+
+
+def worst_own_runs(ours: History, first_come: History, full_step_s: float) -> list[float]:
+    """For each job, how far its time passed `PATIENCE` of what first come gave it, in runs of its own."""
+    return [
+        (ours.ended_s[job] - one.at_s - PATIENCE["normal"] * (first_come.ended_s[job] - one.at_s))
+        / (one.steps * full_step_s)
+        for job, one in enumerate(ours.arrivals)
+    ]
+
+
+def percentile(history: History, which: Callable[[Arrival], bool], share: float) -> float:
+    spent_s = history.spent_s(which)
+    return spent_s[int(share * len(spent_s))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrival_patterns)
+def test_no_row_ends_much_later_than_first_come_would_have_it(pattern: list[tuple[float, int]]):
+    arrivals = by_gaps(pattern)
+    ours = simulate(scheduler_of(linear, 1), arrivals, linear)
+    first_come = simulate(FirstCome(1), arrivals, linear)
+    for job, one in enumerate(arrivals):
+        promised_s = 1.2 * (first_come.ended_s[job] - one.at_s) + 0.3 * one.steps * LINEAR_STEP_S
+        assert ours.ended_s[job] - one.at_s <= promised_s + LINEAR_STEP_S + 1e-9
+
+
+@pytest.mark.parametrize("load", [0.6, 0.95, 1.2])
+@pytest.mark.parametrize("limit", [2, KNEE])
+def test_in_batches_only_a_rows_own_run_comes_on_top(limit: int, load: float):
+    """Lateness is foreseen as if work could be spread over all slots. A row's steps cannot, they come one by one: one
+    that is left for last may end up to its own run later, as with any list of jobs for several machines (Graham 1966).
+    """
+    full_step_s = h200_512px("k", limit)
+    late: list[float] = []
+    for seed in range(4):
+        arrivals = mix(300, load * limit / full_step_s / MEAN_STEPS, seed)
+        ours = simulate(scheduler_of(h200_512px, limit), arrivals, h200_512px)
+        late += worst_own_runs(ours, simulate(FirstCome(limit), arrivals, h200_512px), full_step_s)
+    assert max(late) <= PATIENCE_RUN + 1.0
+    assert sum(one <= PATIENCE_RUN for one in late) >= 0.98 * len(late)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_under_load_short_jobs_gain_threefold_and_long_ones_lose_little(seed: int):
+    arrivals = mix(1000, 0.9 / MEAN_STEPS / LINEAR_STEP_S, seed)
+    ours = simulate(scheduler_of(linear, 1), arrivals, linear)
+    first_come = simulate(FirstCome(1), arrivals, linear)
+    short_s, long_s = (
+        [percentile(history, which, share) for history in (ours, first_come)]
+        for which, share in ((lambda one: one.steps <= 8, 0.95), (lambda one: one.steps == 50, 0.99))
+    )
+    assert short_s[0] <= short_s[1] / 3
+    assert long_s[0] <= 1.3 * long_s[1]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_where_batches_pay_nearly_all_end_within_three_times_their_own_time(seed: int):
+    """At a load of 0.6 of what one request at a time can serve."""
+    arrivals = mix(600, 0.6 / MEAN_STEPS / h200_512px("k", 1), seed)
+    ours = simulate(scheduler_of(h200_512px, KNEE), arrivals, h200_512px)
+    singly = simulate(WholeRequests(ExactCosts(h200_512px, 1), max_batch=1, group=one_job), arrivals, h200_512px)
+    shares = [
+        sum(
+            history.ended_s[job] - one.at_s <= 3 * one.steps * h200_512px("k", 1)
+            for job, one in enumerate(history.arrivals)
+        )
+        / len(arrivals)
+        for history in (ours, singly)
+    ]
+    assert shares[0] >= 0.94
+    assert shares[1] <= 0.8
+
+
+@pytest.mark.parametrize("limit", [1, KNEE])
+@pytest.mark.parametrize("steps_of_others", [1, 4])
+def test_no_stream_of_shorter_rows_starves_a_long_one(steps_of_others: int, limit: int):
+    """Twice as many come as the device can serve, and all are shorter."""
+    step_s = h200_512px("k", limit)
+    gap_s = steps_of_others * step_s / limit / 2
+    stream = [Arrival((index + 1) * gap_s, steps_of_others) for index in range(int(150 * step_s / gap_s))]
+    history = simulate(scheduler_of(h200_512px, limit), [Arrival(0.0, 50), *stream], h200_512px)
+    own_run_on_top = 0.0 if limit == 1 else 1.0
+    assert history.ended_s[0] <= ((PATIENCE["normal"] + PATIENCE_RUN + own_run_on_top) * 50 + 1) * step_s
+    assert min(history.ended_s[job] for job in range(1, 10)) < history.ended_s[0]
+
+
+@pytest.mark.parametrize(("long", "others"), [("normal", "high"), ("low", "normal"), ("low", "high")])
+def test_no_stream_of_higher_priority_starves_a_row(long: Priority, others: Priority):
+    """From when it is due on, all that comes is due after it: what had come by then is the most that is before it."""
+    stream = [Arrival((index + 1) * LINEAR_STEP_S, 2, priority=others) for index in range(600)]
+    arrivals = [Arrival(0.0, 20, priority=long), *stream]
+    history = simulate(scheduler_of(linear, 1), arrivals, linear)
+    due_s = (PATIENCE[long] + PATIENCE_RUN) * 20 * LINEAR_STEP_S
+    before = sum(one.steps for one in arrivals if one.at_s <= due_s)
+    assert history.ended_s[0] <= (before + 2) * LINEAR_STEP_S
+
+
+def test_high_overtakes_normal_and_normal_overtakes_low():
+    """Each within what the other can spare; the three come in turn and have the same lengths."""
+    draw = random.Random(4)
+    plain = mix(900, 0.85 / MEAN_STEPS / LINEAR_STEP_S, seed=4)
+    arrivals = [Arrival(one.at_s, one.steps, priority=draw.choice(PRIORITIES)) for one in plain]
+    history = simulate(scheduler_of(linear, 1), arrivals, linear)
+    means = [
+        sum(spent_s) / len(spent_s)
+        for priority in PRIORITIES
+        for spent_s in [history.spent_s(lambda one, priority=priority: one.priority == priority)]
+    ]
+    assert means == sorted(means, reverse=True)
+    assert means[0] >= 1.5 * means[1] >= 1.5 * means[2]
+
+
+# Keys
+
+
+def test_a_key_with_one_row_waits_for_no_more_than_the_others_turn():
+    crowd = [Arrival(0.0, 50, key="crowd") for _ in range(40)]
+    history = simulate(scheduler_of(h200_512px, KNEE), [*crowd, Arrival(1.0, 8, key="one")], h200_512px)
+    own_s, crowds_step_s = 8 * h200_512px("one", 1), h200_512px("crowd", KNEE)
+    assert history.ended_s[40] - 1.0 <= 2 * own_s + 2 * crowds_step_s
+
+
+@pytest.mark.parametrize("expected", [1.0, 0.2, 5.0])
+def test_keys_that_always_have_rows_get_equal_time_whatever_was_expected(expected: float):
+    """Their steps take 1 and 3 times as long as each other, and `expected` times what the costs say."""
+
+    def real(key: object, passes: int) -> float:
+        return expected * told(key, passes)
+
+    def told(key: object, passes: int) -> float:
+        return (1.0 if key == "a" else 3.0) * h200_512px(key, passes)
+
+    arrivals = [Arrival(0.0, 30, key=key) for key in "ab" for _ in range(16)]
+    history = simulate(StepScheduler(ExactCosts(told, KNEE), resident_rows=32), arrivals, real)
+    shared = history.steps[: len(history.steps) // 2]
+    assert {step.batch.key for step in shared[-4:]} == {"a", "b"}
+    longest_s = max(real(key, KNEE) for key in "ab")
+    for step in shared:
+        apart_s = history.device_s("a", step.ended_s) - history.device_s("b", step.ended_s)
+        assert abs(apart_s) <= 2 * longest_s + max(0.0, 3.0 * h200_512px("b", KNEE) - longest_s)
+
+
+def test_a_key_alone_has_the_device_and_owes_nothing_to_who_comes_later():
+    arrivals = [Arrival(0.0, 60, key="a"), Arrival(5.0, 10, key="b")]
+    history = simulate(scheduler_of(linear, 1), arrivals, linear)
+    assert history.ended_s[1] - 5.0 == pytest.approx(20 * LINEAR_STEP_S, abs=2 * LINEAR_STEP_S)
+    assert history.ended_s[0] == pytest.approx(70 * LINEAR_STEP_S)
+
+
+def test_a_device_with_work_never_rests():
+    arrivals = mix(300, 0.7 / MEAN_STEPS / LINEAR_STEP_S, seed=6)
+    histories = [simulate(one, arrivals, linear) for one in (scheduler_of(linear, 1), FirstCome(1))]
+    ends = [[step.ended_s for step in history.steps] for history in histories]
+    assert ends[0] == pytest.approx(ends[1])
+
+
+# Forecasts
+
+
+def forecasts(
+    arrivals: Sequence[Arrival], step_s: StepSeconds, limit: int
+) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Of the last arrival: the place and the seconds as told when it came, and as they turned out."""
+    scheduler = scheduler_of(step_s, limit)
+    told: list[tuple[float, tuple[int, float]]] = []
+
+    def ask(rows: Sequence[Row], now_s: float) -> None:
+        told.append((now_s, scheduler.forecast(rows, now_s)))
+
+    history = simulate(scheduler, arrivals, step_s, ask)
+    asked_s, forecast = told[-1]
+    last = len(arrivals) - 1
+    began_s = history.begun_s[last]
+    ahead = sum(asked_s <= began < began_s for began in history.begun_s.values())
+    at_once = began_s == asked_s
+    return forecast, (0 if at_once else 1 + ahead, history.ended_s[last] - asked_s)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pattern=arrival_patterns, limit=st.sampled_from([1, 4, 8]), data=st.data())
+def test_when_nothing_else_comes_the_forecast_of_one_key_is_exact(
+    pattern: list[tuple[float, int]], limit: int, data: st.DataObject
+):
+    arrivals = [
+        Arrival(one.at_s / limit, one.steps, priority=data.draw(st.sampled_from(PRIORITIES)))
+        for one in by_gaps(pattern)
+    ]
+    told, real = forecasts(arrivals, h200_512px, limit)
+    assert told[0] == real[0]
+    assert told[1] == pytest.approx(real[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(pattern=arrival_patterns, limit=st.sampled_from([1, 4, 8]), rows=st.lists(st.integers(1, 6), min_size=25))
+def test_rows_of_one_job_are_foreseen_together(pattern: list[tuple[float, int]], limit: int, rows: list[int]):
+    arrivals = [Arrival(one.at_s, one.steps, rows=count) for one, count in zip(by_gaps(pattern), rows, strict=False)]
+    told, real = forecasts(arrivals, h200_512px, limit)
+    assert told[1] == pytest.approx(real[1])
+
+
+@pytest.mark.parametrize("keys", ["ab", "abc"])
+def test_the_forecast_beside_other_keys_is_good_to_a_few_steps(keys: str):
+    """Others' turns are taken as shared evenly until their work is done, whichever comes first in a round."""
+    late: list[float] = []
+    for seed in range(60):
+        draw = random.Random(seed)
+        plain = mix(draw.randint(2, 20), draw.choice([0.5, 1, 4]) * KNEE / h200_512px("k", KNEE) / MEAN_STEPS, seed)
+        arrivals = [Arrival(one.at_s, one.steps, key=draw.choice(keys)) for one in plain]
+        told, real = forecasts(arrivals, h200_512px, KNEE)
+        late.append(abs(told[1] - real[1]) / h200_512px("k", KNEE))
+    assert sorted(late)[int(0.9 * len(late))] <= 3.0
