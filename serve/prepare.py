@@ -180,6 +180,7 @@ def _job(
         steps=facts.default_steps if request.num_inference_steps is None else request.num_inference_steps,
         strength=strength,
         guidance=facts.default_guidance if request.guidance_scale is None else request.guidance_scale,
+        priority=request.priority,
     )
 
 

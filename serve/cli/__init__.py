@@ -1,4 +1,4 @@
-"""The command line: `retouch serve`, `retouch edit` and `retouch models`."""
+"""The command line: `retouch serve`, `retouch edit`, `retouch models` and `retouch bench`."""
 
 import sys
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import typer
 
+from serve.cli.bench import bench
 from serve.cli.console import EXIT_CODES, Exit, Failure, say
 from serve.cli.edit import edit
 from serve.cli.models import models
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 for command in (serve, edit, models):
     app.command(epilog=EXIT_CODES)(command)
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -114,7 +114,7 @@ def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
-    )(Editor).bind(model, settings.server.log_level)
+    )(Editor).bind(model, settings.server.cache_folder, settings.server.log_level)
 
 
 def _grace_s(settings: Settings) -> float:

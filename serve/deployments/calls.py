@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -11,7 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
 
-from serve.errors import BackendUnavailable, EditError, InternalError, RequestTimeout
+from serve.errors import BackendUnavailable, EditError, InternalError
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -73,12 +72,3 @@ def _lost_or_bug(error: Exception) -> EditError:
         return InternalError("the server failed to answer; the request was not at fault")
     logger.warning("a replica was lost: %s", error)
     return ReplicaLost("a process of the server is being replaced; try again", retry_after_s=RESTART_S)
-
-
-@asynccontextmanager
-async def deadline(limit_s: float) -> AsyncGenerator[None]:
-    try:
-        async with asyncio.timeout(limit_s):
-            yield
-    except TimeoutError:
-        raise RequestTimeout(f"the edit did not finish within {limit_s:g} s") from None

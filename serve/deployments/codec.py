@@ -83,7 +83,7 @@ class Codec:
         )
         body = answer.model_dump_json().encode()
         png_ms = (time.monotonic() - started) * 1e3
-        return Answer(body, {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms})
+        return Answer(body, {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms}, place=drawn.place)
 
     def _item(self, data: bytes, frame: Frame, seed: int, drawn: EditResult, base_url: str) -> ImageItem:
         if frame.by_url:

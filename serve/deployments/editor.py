@@ -1,14 +1,18 @@
 """The deployment that owns a model: one engine a replica, one deployment a model."""
 
 import asyncio
+from dataclasses import asdict
+from pathlib import Path
 
-from serve.backends import load_backend
+from ray import serve as ray_serve
+
 from serve.deployments.calls import refusals_as_results
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Prepared
-from serve.engine.engine import Engine, EngineStats
+from serve.engine.engine import EngineStats
+from serve.engine.load import load_engine
 from serve.errors import BackendUnavailable
-from serve.families import load_family
+from serve.metrics import EngineFigures
 from serve.settings import ModelSettings
 from serve.types import EditResult
 
@@ -18,25 +22,21 @@ STOP_S = 5.0
 class Editor:
     """Runs edits of one model. Every call ends when its edit has ended, or when its caller has left."""
 
-    def __init__(self, model: ModelSettings, log_level: str) -> None:
+    def __init__(self, model: ModelSettings, cache_folder: Path, log_level: str) -> None:
         adopt_serve_logging(log_level)
-        backend = load_backend(model)
-        self._engine = Engine(
-            load_family(model, backend),
-            batch_invariant=backend.batch_invariant,
-            max_batch=model.max_batch,
-            max_queued_rows=model.max_queued_rows,
-            cache_bytes=model.cache_bytes,
-        )
+        self._engine = load_engine(model, cache_folder)
         self._engine.start()
 
     @refusals_as_results
-    async def edit(self, prepared: Prepared) -> EditResult:
-        """Run the job of a request that draws. Its arrays are read-only views of the object store."""
+    async def edit(self, prepared: Prepared, time_limit_s: float) -> EditResult:
+        """Run the job of a request that draws. Its arrays are read-only views of the object store.
+
+        time_limit_s: what is left of the request's time. Raises Overloaded when the edit cannot end within it.
+        """
         job = prepared.edit.job
         assert job is not None
         # A caller that leaves cancels this method, and with it the engine's future, which frees the rows.
-        return await asyncio.wrap_future(self._engine.submit(job))
+        return await asyncio.wrap_future(self._engine.submit(job, time_limit_s))
 
     @refusals_as_results
     async def ping(self) -> None:
@@ -45,6 +45,10 @@ class Editor:
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
+
+    def figures(self) -> EngineFigures:
+        """The stats by name: a process that was handed an `EngineStats` would load the engine, and PyTorch with it."""
+        return EngineFigures(ray_serve.get_replica_context().replica_tag, asdict(self.stats()))
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.message import Message as EmailMessage
 
@@ -112,12 +112,14 @@ class BodyBudget:
         self._requests = 0
 
     @asynccontextmanager
-    async def admit(self, retry_after_s: float) -> AsyncGenerator[None]:
-        """Count one request while the context is open. Raises Overloaded before a byte of the body is read."""
+    async def admit(self, queued_s: Callable[[], Awaitable[float]]) -> AsyncGenerator[None]:
+        """Count one request while the context is open. Raises Overloaded before a byte of the body is read.
+
+        queued_s: asked, only then, for the seconds of work after which a retry has a chance.
+        """
         if self._requests >= self._limits.requests_in_flight:
-            raise Overloaded(
-                f"{self._requests} requests are in flight, the most this server takes", retry_after_s=retry_after_s
-            )
+            message = f"{self._requests} requests are in flight, the most this server takes"
+            raise Overloaded(message, retry_after_s=await queued_s())
         self._requests += 1
         try:
             yield

@@ -11,28 +11,25 @@ from fastapi import FastAPI, Request, Response
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
-from serve.deployments.calls import RESTART_S, Call, ReplicaLost, answered, deadline
+from serve.deployments.calls import RESTART_S, Call, ReplicaLost, answered
+from serve.deployments.deadline import Deadline, time_limit_s
+from serve.deployments.description import EDIT_ANSWERS, EDIT_BODY, EDIT_HEADERS, METRICS_ANSWER
+from serve.deployments.engines import Engines
 from serve.deployments.http import BodyBudget, Edge, install_error_handlers, require_json
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Ticket
 from serve.errors import BackendUnavailable, EditError, NotFound
+from serve.metrics import CONTENT_TYPE, exposition
 from serve.prepare import served_model
-from serve.schema import EditResponse, ErrorBody, ModelBody, ModelList, request_schema
+from serve.schema import ErrorBody, ModelBody, ModelList
 from serve.settings import Settings
 from serve.storage import LocalStore
 from serve.types import ModelFacts
 
 logger = logging.getLogger(__name__)
 READY_TIMEOUT_S = 5.0
-ERROR_STATUSES = (400, 404, 405, 408, 413, 415, 429, 500, 503)
 
 EDITS_ROUTE = "/v1/images/edits"
-
-_EDIT_BODY: dict[str, Any] = {"required": True, "content": {"application/json": {"schema": request_schema()}}}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"model": EditResponse},
-    **{status: {"model": ErrorBody} for status in ERROR_STATUSES},
-}
 
 
 class Api(FastAPI):
@@ -41,7 +38,7 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """FastAPI itself would round the bounds of integers to floats, and drop defaults that are null."""
         document = super().openapi()
-        document["paths"][EDITS_ROUTE]["post"]["requestBody"] = _EDIT_BODY
+        document["paths"][EDITS_ROUTE]["post"]["requestBody"] = EDIT_BODY
         return document
 
 
@@ -54,6 +51,15 @@ api = Api(
 )
 install_error_handlers(api)
 api.add_middleware(Edge)
+
+
+def _server_timing(answer: Answer) -> str:
+    order = ("queue", "decode", "encode", "denoise", "vae", "png")
+    return ", ".join(f"{name};dur={answer.timings_ms.get(name, 0.0):.1f}" for name in order)
+
+
+def _place(answer: Answer) -> dict[str, str]:
+    return {"x-queue-position": str(answer.place.position), "x-queue-seconds": f"{answer.place.seconds:.1f}"}
 
 
 # Ray copies `api` here, so its handlers see only the names that are defined above.
@@ -72,30 +78,34 @@ class Ingress:
         started = int(time.time())
         self._settings = settings
         self._models = {
-            model.id: ModelBody.of(model.id, model.family, model.aliases, facts[model.id], started)
+            model.id: ModelBody.of(
+                model.id,
+                family=model.family,
+                backend=model.backend,
+                precision=model.precision,
+                aliases=model.aliases,
+                facts=facts[model.id],
+                created=started,
+            )
             for model in settings.models
         }
         self._codec = codec
         self._editors = editors
         self._store = LocalStore(settings.storage)
         self._bodies = BodyBudget(settings.limits)
-        # What an edit took, its wait in the queue included, is about what the next one would wait for.
-        self._last_edit_s = 1.0
+        self._engines = Engines(editors)
 
-    @api.post(EDITS_ROUTE, responses=_ANSWERS)
+    @api.post(EDITS_ROUTE, responses=EDIT_ANSWERS, openapi_extra={"parameters": EDIT_HEADERS})
     async def edit(self, request: Request) -> Response:
         """Edit pictures by an instruction, under a mask if one is given."""
-        limit_s = self._settings.limits.request_timeout_s
-        async with self._bodies.admit(self._last_edit_s), deadline(limit_s):
-            started = time.monotonic()
+        started = time.monotonic()
+        deadline = Deadline(time_limit_s(request.headers, self._settings.limits.request_timeout_s))
+        async with self._bodies.admit(self._engines.longest_queue_s), deadline.kept():
             prepared, ticket = await self._prepare(request)
-            answer = await self._answer(prepared, ticket, request)
-            took_s = time.monotonic() - started
-        if ticket.draws:
-            self._last_edit_s = took_s
-        timing = self._server_timing(answer)
+            answer = await self._answer(prepared, ticket, request, deadline)
+        took_s, timing = time.monotonic() - started, _server_timing(answer)
         logger.info("200 model=%s took_s=%.3f %s caller=%s", ticket.model, took_s, timing, json.dumps(ticket.caller))
-        return Response(answer.body, media_type="application/json", headers={"server-timing": timing})
+        return Response(answer.body, media_type="application/json", headers={"server-timing": timing, **_place(answer)})
 
     @api.get("/v1/models")
     async def models(self) -> ModelList:
@@ -133,27 +143,27 @@ class Ingress:
                 raise BackendUnavailable(f"{name} is not ready", retry_after_s=RESTART_S) from None
         return {"status": "ready"}
 
+    @api.get("/metrics", response_class=Response, responses={200: METRICS_ANSWER})
+    async def metrics(self) -> Response:
+        """The engines' counters and gauges in Prometheus' text form; of replicas that answer in time."""
+        return Response(exposition(await self._engines.figures()), media_type=CONTENT_TYPE)
+
     async def _prepare(self, request: Request) -> tuple[Call, Ticket]:
         require_json(request)
         async with self._bodies.read(request) as body:
             prepared = self._codec.prepare.remote(body, request.state.request_id)
             return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
 
-    async def _answer(self, prepared: Call, ticket: Ticket, request: Request) -> Answer:
+    async def _answer(self, prepared: Call, ticket: Ticket, request: Request, deadline: Deadline) -> Answer:
         """Draw and finish; once more on other replicas where one has died, since an edit has no side effect."""
         base_url = (self._settings.server.public_url or str(request.base_url)).rstrip("/")
         try:
-            return await self._draw_and_finish(prepared, ticket, base_url)
+            return await self._draw_and_finish(prepared, ticket, base_url, deadline)
         except ReplicaLost:
-            return await self._draw_and_finish(prepared, ticket, base_url)
+            return await self._draw_and_finish(prepared, ticket, base_url, deadline)
 
-    async def _draw_and_finish(self, prepared: Call, ticket: Ticket, base_url: str) -> Answer:
+    async def _draw_and_finish(self, prepared: Call, ticket: Ticket, base_url: str, deadline: Deadline) -> Answer:
         if not ticket.draws:
             return await answered(self._codec.finish.remote(prepared, None, base_url))
-        edited = self._editors[ticket.model].edit.remote(prepared)
+        edited = self._editors[ticket.model].edit.remote(prepared, deadline.left_s())
         return await answered(self._codec.finish.remote(prepared, edited, base_url), edited)
-
-    @staticmethod
-    def _server_timing(answer: Answer) -> str:
-        order = ("queue", "decode", "encode", "denoise", "vae", "png")
-        return ", ".join(f"{name};dur={answer.timings_ms.get(name, 0.0):.1f}" for name in order)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serve.prepare import PreparedEdit
+from serve.types import QueuePlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,11 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """body: the JSON of an `EditResponse`, ready to send. timings_ms: of every stage that ran, by its name."""
+    """body: the JSON of an `EditResponse`, ready to send. timings_ms: of every stage that ran, by its name.
+
+    place: where the edit stood in the model's queue.
+    """
 
     body: bytes
     timings_ms: Mapping[str, float]
+    place: QueuePlace

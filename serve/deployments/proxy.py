@@ -18,13 +18,15 @@ RETRY_AFTER_S = 5.0
 
 _ALLOWED = {
     b"x-request-id": re.compile(rb"[\x21-\x7e]{1,128}"),
-    b"x-request-timeout-seconds": re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?"),
     b"x-request-disconnect-disabled": re.compile(rb"(?!)"),
     b"x-session-id": re.compile(rb"(?!)"),
     b"serve_multiplexed_model_id": re.compile(rb"(?!)"),
 }
 """Headers that Ray's proxy acts on, with the values that pass: one keeps work running that nobody waits for, and bytes
 that are not UTF-8 would make it fail."""
+
+_TIME_LIMIT = b"x-request-timeout-seconds"
+"""Ray acts on it too, and takes what is no number for no limit; the application refuses that, so it has to get it."""
 
 
 def install() -> None:
@@ -45,7 +47,8 @@ class ProxyEdge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if _passes(name, value)]}
+        headers = [(name, _readable(name, value)) for name, value in scope["headers"] if _passes(name, value)]
+        scope = {**scope, "headers": headers}
         replaced = False
 
         async def send_enveloped(message: Message) -> None:
@@ -65,6 +68,10 @@ def _passes(name: bytes, value: bytes) -> bool:
     return name not in _ALLOWED or _ALLOWED[name].fullmatch(value) is not None
 
 
+def _readable(name: bytes, value: bytes) -> bytes:
+    return value.decode("ascii", "replace").encode("ascii", "replace") if name == _TIME_LIMIT else value
+
+
 def _is_rays_error(start: Message) -> bool:
     media_type = Headers(raw=start["headers"]).get("content-type", "")
     return start["status"] >= 400 and not media_type.startswith("application/json")
@@ -72,7 +79,7 @@ def _is_rays_error(start: Message) -> bool:
 
 def _translated(status: int) -> EditError:
     if status == 408:
-        return RequestTimeout("the edit did not finish in the time that x-request-timeout-seconds allows")
+        return RequestTimeout(f"the request was not answered in the time that {_TIME_LIMIT.decode()} allows")
     if status == 429:
         return Overloaded("the queue is full", retry_after_s=RETRY_AFTER_S)
     return BackendUnavailable("a process of the server is starting or being replaced", retry_after_s=RETRY_AFTER_S)

@@ -107,6 +107,8 @@ class ModelBody(BaseModel):
     created: int
     owned_by: str = "retouch"
     family: str
+    backend: str
+    precision: str
     aliases: list[str]
     sizes: list[SizeName]
     max_images: int
@@ -115,7 +117,17 @@ class ModelBody(BaseModel):
     ranges: dict[str, FieldRange]
 
     @classmethod
-    def of(cls, model_id: str, family: str, aliases: Sequence[str], facts: ModelFacts, created: int) -> Self:
+    def of(
+        cls,
+        model_id: str,
+        *,
+        family: str,
+        backend: str,
+        precision: str,
+        aliases: Sequence[str],
+        facts: ModelFacts,
+        created: int,
+    ) -> Self:
         """created: Unix seconds at which the model became ready to serve."""
         refused = {"stream", "partial_images"} | (set[str]() if facts.has_guidance else {"guidance_scale"})
         fields = [name for name in EditRequest.model_fields if name not in refused]
@@ -123,6 +135,8 @@ class ModelBody(BaseModel):
             id=model_id,
             created=created,
             family=family,
+            backend=backend,
+            precision=precision,
             aliases=list(aliases),
             sizes=list(SIZES),
             max_images=facts.max_images,

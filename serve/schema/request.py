@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticUseDefault, c
 
 from serve.errors import InvalidJSON, InvalidRequest
 from serve.schema.refusals import refusal
-from serve.types import OutputFormat
+from serve.types import OutputFormat, Priority
 
 MAX_IMAGES = 10
 MAX_PROMPT_CHARACTERS = 32_000
@@ -178,6 +178,9 @@ class EditRequest(BaseModel):
             ),
         ]
     ] = "auto"
+    priority: _Optional[
+        Annotated[Priority, Field(description="Against the other requests of the model: whose turn comes first.")]
+    ] = "normal"
     user: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
     safety_identifier: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
 

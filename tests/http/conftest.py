@@ -19,6 +19,8 @@ ALIAS = "tiny"
 MAX_QUEUED_ROWS = 12
 MAX_BATCH = 4
 """Of the second model; the first runs one row at a time."""
+REQUESTS_IN_FLIGHT = 64
+PROFILE_S = 2.0
 APPLICATION = "retouch"
 
 
@@ -75,13 +77,16 @@ def _settings(folder: Path) -> Settings:
         max_batch=MAX_BATCH,
         max_queued_rows=MAX_QUEUED_ROWS,
         threads=1,
+        profile_s=PROFILE_S,
         num_inference_steps=2,
     )
-    tiny = embedded_model().model_copy(update={"aliases": (ALIAS,), "max_queued_rows": MAX_QUEUED_ROWS, "threads": 1})
+    tiny = embedded_model().model_copy(
+        update={"aliases": (ALIAS,), "max_queued_rows": MAX_QUEUED_ROWS, "threads": 1, "profile_s": PROFILE_S}
+    )
     return Settings(
         default_model=TINY,
         models=(tiny, kontext),
-        server=ServerSettings(port=free_port()),
+        server=ServerSettings(port=free_port(), cache_folder=folder / "cache"),
         storage=StorageSettings(folder=folder / "files", lifetime_s=3600),
-        limits=LimitSettings(body_timeout_s=3),
+        limits=LimitSettings(body_timeout_s=3, request_timeout_s=3600, requests_in_flight=REQUESTS_IN_FLIGHT),
     )

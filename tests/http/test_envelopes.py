@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from serve.deployments.deadline import TIME_LIMIT_HEADERS
 from serve.settings import MIB
 from tests.http.api import EDITS, JSON, Refusal, canvas_request, drawing_request, post, refusal
 from tests.http.conftest import Server
@@ -197,8 +198,23 @@ def test_no_header_makes_the_proxy_fail(server: Server, header: str) -> None:
     assert response.headers["x-request-id"]
 
 
-def test_a_time_limit_of_the_callers_own_ends_in_the_envelope(http: httpx.Client) -> None:
-    headers = {"x-request-timeout-seconds": "0.2"}
-    response = http.post(EDITS, json=drawing_request(num_inference_steps=100), headers=headers)
+@pytest.mark.parametrize("name", TIME_LIMIT_HEADERS)
+def test_a_time_limit_of_the_callers_own_ends_in_the_envelope(server: Server, name: str) -> None:
+    with Wire(server.url) as wire:
+        wire.start({"content-length": "1000", name: "0.2"})
+        response = wire.answer()
     assert refusal(response) == (408, "invalid_request_error", "timeout", None)
     assert response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("name", TIME_LIMIT_HEADERS)
+@pytest.mark.parametrize("value", [b"soon", b"0", b"-1", b"inf", b"1,2", b"\xff\xfe"])
+def test_a_time_limit_that_is_none_is_refused_by_name(http: httpx.Client, name: str, value: bytes) -> None:
+    response = http.post(EDITS, json=canvas_request(), headers=[(name.encode(), value)])
+    assert refusal(response) == (400, "invalid_request_error", "invalid_value", None)
+    assert name in response.json()["error"]["message"]
+
+
+def test_a_generous_time_limit_changes_nothing(http: httpx.Client) -> None:
+    headers: dict[str, str] = dict.fromkeys(TIME_LIMIT_HEADERS, "100000")
+    assert http.post(EDITS, json=drawing_request(), headers=headers).status_code == 200

@@ -25,7 +25,8 @@ from tests.http.conftest import ALIAS, KONTEXT, TINY
 HUGE = 10**400
 OPTIONAL = (
     *("model", "mask", "n", "size", "response_format", "strength", "guidance_scale", "num_inference_steps", "seed"),
-    *("stream", "partial_images", "output_format", "output_compression", "mask_mode", "user", "safety_identifier"),
+    *("stream", "partial_images", "output_format", "output_compression", "mask_mode", "priority"),
+    *("user", "safety_identifier"),
 )
 
 ACCEPTED: tuple[Fields, ...] = (
@@ -61,6 +62,9 @@ ACCEPTED: tuple[Fields, ...] = (
     {"mask_mode": "luma"},
     {"mask_mode": "alpha"},
     {"mask_mode": "auto"},
+    {"priority": "low"},
+    {"priority": "normal"},
+    {"priority": "high"},
     {"user": "somebody"},
     {"user": ""},
     {"safety_identifier": "somebody"},
@@ -133,6 +137,8 @@ REFUSED: tuple[tuple[Fields, str, str], ...] = (
     ({"output_format": "jpeg", "output_compression": 50.0}, "invalid_type", "output_compression"),
     ({"mask_mode": "red"}, "invalid_value", "mask_mode"),
     ({"mask_mode": 1}, "invalid_type", "mask_mode"),
+    ({"priority": "urgent"}, "invalid_value", "priority"),
+    ({"priority": 0}, "invalid_type", "priority"),
     ({"user": 1}, "invalid_type", "user"),
     ({"safety_identifier": {}}, "invalid_type", "safety_identifier"),
     ({"sizes": "256x256"}, "unknown_parameter", "sizes"),

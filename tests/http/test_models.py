@@ -1,11 +1,13 @@
 """The other routes: models, health, and the API's own description."""
 
+import json
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
 
+from serve.deployments.deadline import TIME_LIMIT_HEADERS
 from serve.schema import request_schema
 from tests import pictures
 from tests.http.api import EDITS, Fields, canvas_request, drawing_request, post, refusal
@@ -56,7 +58,8 @@ def test_a_model_tells_its_sizes_defaults_and_fields(http: httpx.Client, model: 
     assert told["sizes"] == ["256x256", "512x512", "1024x1024", "auto"]
     assert set(told["defaults"]) == {"num_inference_steps", "strength", "guidance_scale"}
     assert {"stream", "partial_images"}.isdisjoint(told["fields"])
-    assert {"images", "prompt", "mask", "seed"} <= set(told["fields"])
+    assert {"images", "prompt", "mask", "seed", "priority"} <= set(told["fields"])
+    assert (told["backend"], told["precision"]) == ("torch", "float32")
 
 
 @pytest.mark.parametrize("model", [TINY, KONTEXT])
@@ -136,6 +139,16 @@ def test_openapi_describes_no_error_of_another_shape(http: httpx.Client) -> None
             assert answers
             for answer in answers.values():
                 assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
+
+
+def test_openapi_describes_every_header_of_an_edit(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()["paths"][EDITS]["post"]
+    assert {one["name"] for one in described["parameters"] if one["in"] == "header"} == set(TIME_LIMIT_HEADERS)
+    headers = described["responses"]["200"]["headers"]
+    answer = post(http, drawing_request()).headers
+    assert set(headers) == {"server-timing", "x-queue-position", "x-queue-seconds"}
+    for name in ("x-queue-position", "x-queue-seconds"):
+        jsonschema.validate(json.loads(answer[name]), headers[name]["schema"])
 
 
 def test_the_example_in_openapi_is_a_request_that_works(http: httpx.Client) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.http.api import draw, drawing_request, pixels
 from tests.http.conftest import ALIAS, KONTEXT, TINY, Server
+from tests.http.test_queue import Stats, begin_long_edit
+from tests.http.wire import Wire
 
 JSON_FORM = {"Content-Type": "application/json"}
 
@@ -57,6 +59,19 @@ def test_the_client_reads_our_raw_headers(client: openai.OpenAI) -> None:
     )
     assert raw.headers["x-request-id"] == "mine"
     assert "denoise" in raw.headers["server-timing"]
+    assert int(raw.headers["x-queue-position"]) >= 0
+
+
+def test_the_clients_timeout_is_the_time_that_its_edit_may_take(
+    client: openai.OpenAI, server: Server, engine_stats: Stats
+) -> None:
+    long = {"num_inference_steps": 100, "size": "512x512", "n": 5}
+    with Wire(server.url) as wire:
+        begin_long_edit(wire, engine_stats)
+        with pytest.raises(openai.RateLimitError) as raised:
+            _edit(client.with_options(timeout=4.0), **long)
+    assert raised.value.code == "server_overloaded"
+    assert int(raised.value.response.headers["retry-after"]) >= 1
 
 
 @pytest.mark.parametrize(

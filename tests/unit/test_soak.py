@@ -1,0 +1,71 @@
+"""What the soak says of memory and pace follows from its samples and records."""
+
+import numpy as np
+import pytest
+
+from benchmarks.run import Outcome, Record
+from benchmarks.server import Memory
+from benchmarks.soak import WARMUP_S, Sample, in_parts, report, slope
+
+AT_S = [5.0 * number for number in range(100)]
+NOISE_MIB = np.random.default_rng(0).normal(0.0, 3.0, len(AT_S))
+
+
+def test_a_straight_line_has_its_own_slope_and_no_error() -> None:
+    found = slope(AT_S, [100 + 2 * at_s / 60 for at_s in AT_S])
+    assert found.mib_per_min == pytest.approx(2)
+    assert found.standard_error == pytest.approx(0, abs=1e-9)
+    assert found.verdict == "not flat"
+
+
+def test_slope_and_standard_error_are_those_of_least_squares() -> None:
+    values = [100 + at_s / 60 + noise for at_s, noise in zip(AT_S, NOISE_MIB, strict=True)]
+    (rise, _), covariance = np.polyfit(np.asarray(AT_S) / 60, values, 1, cov=True)
+    found = slope(AT_S, values)
+    assert (found.mib_per_min, found.standard_error) == pytest.approx((rise, np.sqrt(covariance[0, 0])))
+
+
+@pytest.mark.parametrize(
+    ("rise", "spread", "verdict"),
+    [
+        (0.0, 1.0, "flat: within two standard errors of 0"),
+        (0.5, 0.0, "flat: below 1 MiB/min"),
+        (-0.5, 0.0, "flat: below 1 MiB/min"),
+        (1.5, 0.1, "not flat"),
+        (-1.5, 0.1, "not flat"),
+    ],
+)
+def test_a_slope_says_why_it_is_flat(rise: float, spread: float, verdict: str) -> None:
+    values = [100 + rise * at_s / 60 + spread * noise for at_s, noise in zip(AT_S, NOISE_MIB, strict=True)]
+    assert slope(AT_S, values).verdict == verdict
+
+
+def test_growth_during_the_warm_up_does_not_count() -> None:
+    samples = [_sample(at_s, ingress=min(at_s, WARMUP_S), codec=40.0) for at_s in AT_S]
+    found = report(samples, [])
+    assert found["flat"]
+    assert found["pss_mib"] == {"codec": [40, 40], "ingress": [WARMUP_S, WARMUP_S], "all": [160, 160]}
+
+
+def test_one_kind_of_process_that_grows_is_found_in_all_together() -> None:
+    found = report([_sample(at_s, ingress=at_s / 10, codec=40.0) for at_s in AT_S], [])
+    assert not found["flat"]
+    assert {kind: line["verdict"].startswith("flat") for kind, line in found["slopes"].items()} == {
+        "codec": True,
+        "ingress": False,
+        "all": False,
+    }
+
+
+def test_images_are_counted_in_the_third_in_which_they_came() -> None:
+    records = [_record(1.0), _record(29.9, images=2), _record(30.0), _record(89.0), _record(89.0, outcome="failed")]
+    late = _record(95.0)
+    assert in_parts([*records, late], duration_s=90.0) == [3 / 30, 1 / 30, 1 / 30]
+
+
+def _sample(at_s: float, **pss_mib: float) -> Sample:
+    return Sample(at_s, {kind: Memory(rss_mib=2 * mib, pss_mib=mib) for kind, mib in pss_mib.items()})
+
+
+def _record(ended_s: float, images: int = 1, outcome: Outcome = "answered") -> Record:
+    return Record(0, "small", 0.0, 0.0, ended_s, outcome, rows=images, images=images)
