@@ -10,22 +10,18 @@ import base64
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
-import psutil
 
-from serve.backends import load_backend
+from benchmarks.server import serving
 from serve.engine.engine import Engine
-from serve.families import facts_of, load_family
+from serve.engine.load import load_engine
+from serve.families import facts_of
 from serve.prepare import prepare
 from serve.settings import Settings, embedded_model
 
-MIB = 2**20
-START_TIMEOUT_S = 180
 PROMPT = "make it black and white"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -33,18 +29,12 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def main() -> None:
     arguments = _arguments()
     body = _body(arguments.picture, arguments.size)
-    engine, settings = _engine()
-    server = _start_server(arguments.port)
-    try:
-        url = f"http://127.0.0.1:{arguments.port}"
-        with httpx.Client(base_url=url, timeout=120) as client:
-            _wait_until_ready(client, server)
-            pairs = _take_turns(client, engine, settings, body, arguments.runs)
-        _report(pairs, arguments, _memory_mib(server.pid))
-    finally:
-        server.terminate()
-        server.wait(60)
+    with serving() as server, httpx.Client(base_url=server.url, timeout=120, trust_env=False) as client:
+        engine = load_engine(embedded_model(), server.folder / "cache")
+        engine.start()
+        pairs = _take_turns(client, engine, Settings(), body, arguments.runs)
         engine.drain(5)
+        _report(pairs, arguments, server.memory_mib())
 
 
 def _take_turns(
@@ -72,46 +62,9 @@ def _in_process(engine: Engine, settings: Settings, body: dict[str, object], see
     return time.perf_counter() - started
 
 
-def _engine() -> tuple[Engine, Settings]:
-    model = embedded_model()
-    backend = load_backend(model)
-    engine = Engine(
-        load_family(model, backend),
-        batch_invariant=backend.batch_invariant,
-        max_batch=model.max_batch,
-        max_queued_rows=model.max_queued_rows,
-        cache_bytes=model.cache_bytes,
-    )
-    engine.start()
-    return engine, Settings()
-
-
 def _body(picture: Path, size: str) -> dict[str, object]:
     image = base64.b64encode(picture.read_bytes()).decode()
     return {"images": [image], "prompt": PROMPT, "size": size, "response_format": "b64_json"}
-
-
-def _start_server(port: int) -> subprocess.Popen[bytes]:
-    command = [Path(sys.executable).parent / "retouch", "serve", "--port", str(port)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-
-def _wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> None:
-    transport_errors = 0
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            transport_errors += 1
-        time.sleep(0.5)
-    sys.exit(f"the server was not ready within {START_TIMEOUT_S} s ({transport_errors} connections refused)")
-
-
-def _memory_mib(pid: int) -> float:
-    root = psutil.Process(pid)
-    return sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True))) / MIB
 
 
 def _report(pairs: list[tuple[float, float]], arguments: argparse.Namespace, memory_mib: float) -> None:
@@ -133,7 +86,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, default=next(iter(sorted(EXAMPLES.glob("*.png"))), None))
     parser.add_argument("--size", default="512x512")
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--port", type=int, default=8765)
     return parser.parse_args()
 
 

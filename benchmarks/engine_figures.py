@@ -1,0 +1,161 @@
+"""What is measured in this process, without a server: bytes in any company, the engine's own time, and offline speed.
+
+Each figure runs in a process of its own: `python -m benchmarks.engine_figures FIGURE`, which prints one number.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from benchmarks import checkpoints
+from benchmarks.pictures import PictureKey, made
+from serve.backends import load_backend
+from serve.backends.base import Component
+from serve.engine.engine import Engine, EngineOptions
+from serve.engine.load import load_engine
+from serve.engine.runner import Runner
+from serve.families import load_family
+from serve.families.base import Family, TextEncoding
+from serve.settings import ModelSettings, embedded_model
+from serve.types import ComponentSpec, EditJob
+
+SEED = 5
+STEPS_TIMED = 400
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", choices=("equal-bytes", "own-ms", "offline-per-s"))
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the offline measurement")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.figure == "equal-bytes":
+            print(equal_bytes_percent(Path(folder)))
+        elif arguments.figure == "own-ms":
+            print(own_ms(Path(folder)))
+        else:
+            print(offline_per_s(arguments.seconds))
+
+
+def equal_bytes_percent(folder: Path) -> float:
+    """Edits whose picture is the same alone and among others: every backend of this machine, mixed parameters."""
+    models = (
+        _model("simulated", checkpoints.flux_kontext_configurations(folder / "real"), simulated={"timings": "zero"}),
+        _model("torch", checkpoints.flux_kontext(folder / "small")),
+        _model("torch", checkpoints.flux_kontext(folder / "half"), precision="bfloat16"),
+        embedded_model().model_copy(update={"max_batch": 4}),
+    )
+    found = [equal for model in models for equal in _equal(model, folder / "cache")]
+    return 100 * sum(found) / len(found)
+
+
+def own_ms(folder: Path) -> float:
+    """Of a step of 8 rows of 512 px, beside the denoiser's call, whose device takes no time."""
+    weights = checkpoints.flux_kontext_configurations(folder / "real")
+    model = _model("simulated", weights, simulated={"timings": "zero"}, max_batch=8)
+    backend = load_backend(model)
+    family = load_family(model, backend)
+    family.denoiser = timed = _Timed(family.denoiser)
+    engine = Engine(family, backend, EngineOptions(max_batch=8))
+    futures = [engine.submit(_job(number, 512, steps=STEPS_TIMED)) for number in range(8)]
+    started_s = time.perf_counter()
+    engine.start()
+    for future in futures:
+        future.result()
+    took_s = time.perf_counter() - started_s
+    stats = engine.stats()
+    engine.drain(5)
+    assert stats.row_steps >= 7.5 * stats.steps, "the rows did not run together"
+    return 1e3 * (took_s - timed.seconds) / stats.steps
+
+
+def offline_per_s(seconds: float) -> float:
+    """Pictures of 512 px, 8 steps, of the embedded model in full batches, one after the other: no queue, no HTTP."""
+    model = embedded_model()
+    backend = load_backend(model)
+    family = load_family(model, backend)
+    runner = Runner(family, backend, model.max_batch)
+    drawn = -model.max_batch
+    started_s = time.perf_counter()
+    while time.perf_counter() - started_s < seconds:
+        _draw(family, runner, [_job(drawn + place, 512, steps=8) for place in range(model.max_batch)])
+        drawn += model.max_batch
+        started_s = started_s if drawn else time.perf_counter()  # the first batch warms up
+    return drawn / (time.perf_counter() - started_s)
+
+
+class _Timed:
+    """A component that adds up the seconds of its calls."""
+
+    def __init__(self, component: Component) -> None:
+        self.spec: ComponentSpec = component.spec
+        self.seconds = 0.0
+        self._component = component
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        started_s = time.perf_counter()
+        outputs = self._component(inputs)
+        self.seconds += time.perf_counter() - started_s
+        return outputs
+
+
+def _model(backend: Literal["torch", "simulated"], weights: Path, **more: Any) -> ModelSettings:
+    fields: dict[str, Any] = {"max_batch": 4, "threads": 1, "profile_s": 0, **more}
+    return ModelSettings(id="measured", family="flux_kontext", weights=str(weights), backend=backend, **fields)
+
+
+def _equal(model: ModelSettings, cache_folder: Path) -> list[bool]:
+    """For each job whether it came out alike: alone, and submitted with all others."""
+    jobs = [
+        _job(number, 64 if model.family == "flux_kontext" else 256, steps, strength, guidance, rows=1 + number % 2)
+        for number, (steps, strength, guidance) in enumerate(
+            [(2, 1.0, 1.0), (5, 0.6, 2.5), (9, 1.0, 4.0), (3, 0.4, 1.0), (12, 0.9, 3.0), (6, 1.0, 1.0)]
+        )
+    ]
+    engine = load_engine(model.model_copy(update={"cache_bytes": 0}), cache_folder)
+    engine.start()
+    try:
+        alone = [engine.submit(job).result().images for job in jobs]
+        together = [future.result().images for future in [engine.submit(job) for job in jobs]]
+    finally:
+        engine.drain(5)
+    return [
+        np.array_equal(one, other)
+        for pair in zip(alone, together, strict=True)
+        for one, other in zip(*pair, strict=True)
+    ]
+
+
+def _job(number: int, side: int, steps: int, strength: float = 1.0, guidance: float = 1.0, rows: int = 1) -> EditJob:
+    pixels = np.asarray(made(PictureKey(side, side, max(0, number)), SEED))
+    prompt = ("tint it blue", "make it black and white", "make it look like night")[number % 3]
+    seeds = tuple(range(SEED + number, SEED + number + rows))
+    return EditJob(f"r{number}", prompt, pixels, (), None, seeds, steps, strength, guidance)
+
+
+@torch.inference_mode()
+def _draw(family: Family, runner: Runner, jobs: Sequence[EditJob]) -> None:
+    """From the prompts to the pictures."""
+    samples = [family.begin(job, *_encoded(family, runner, job), job.seeds[0]) for job in jobs]
+    while samples[0].remaining:
+        assert not any(runner.run([family.step(sample) for sample in samples], range(len(samples))))
+    runner.run([family.decode(sample) for sample in samples])
+
+
+def _encoded(family: Family, runner: Runner, job: EditJob) -> tuple[list[TextEncoding], list[torch.Tensor]]:
+    texts = runner.run([family.encode_text(prompt) for prompt in family.text_prompts(job)])
+    images = runner.run([family.encode_image(job.canvas)])
+    return (
+        [text for text in texts if isinstance(text, TextEncoding)],
+        [image for image in images if isinstance(image, torch.Tensor)],
+    )
+
+
+if __name__ == "__main__":
+    main()

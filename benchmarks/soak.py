@@ -1,0 +1,243 @@
+"""Whether the server's memory grows and its pace falls: many minutes under full load, looked at every few seconds.
+
+`python -m benchmarks.soak --minutes 15` serves the embedded model and a simulated FLUX.1 Kontext side by side, and
+sends both a mix of edits in a closed loop. The memory of every process is sampled; the slope of a straight line through
+the proportional set sizes, after a warm-up of two minutes, is told for each kind of process and for all together, with
+its standard error, which takes samples for independent. A slope is flat where it is within two standard errors of 0,
+or below 1 MiB a minute. Exit code 1 where a request was not answered, or the slope of all together is not flat.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.arrivals import Closed
+from benchmarks.bodies import Shape
+from benchmarks.checkpoints import flux_kontext_configurations
+from benchmarks.drive import Bounds, drive
+from benchmarks.machine import load_average, machine
+from benchmarks.plan import MixedPlan
+from benchmarks.plots import COLOURS, DPI, SIZE_INCHES, STYLE
+from benchmarks.run import Record, Run
+from benchmarks.server import Memory, RunningServer, serving
+from benchmarks.wire import Server
+from benchmarks.workload import Workload
+from serve.settings import embedded_model
+
+SAMPLE_S = 5.0
+WARMUP_S = 120.0
+FLAT_MIB_PER_MIN = 1.0
+STANDARD_ERRORS = 2.0
+PARTS = 3
+ALL = "all"
+SHOWN_KINDS = 6
+EMBEDDED, SIMULATED = embedded_model().id, "simulated"
+WORKERS = {EMBEDDED: 2, SIMULATED: 8}
+_KINDS: dict[str, list[dict[str, Any]]] = {
+    EMBEDDED: [
+        {"name": "small", "size": "256x256", "steps": 2, "weight": 3},
+        {"name": "masked", "size": "512x512", "steps": 4, "mask": "half"},
+        {"name": "two results", "size": "256x256", "steps": 4, "n": 2},
+    ],
+    SIMULATED: [
+        {"name": "short", "size": "512x512", "steps": 4, "weight": 4},
+        {"name": "weak", "size": "256x256", "steps": 8, "strength": 0.5, "weight": 2},
+        {"name": "masked", "size": "512x512", "steps": 8, "mask": "soft"},
+        {"name": "references", "size": "512x512", "steps": 4, "images": 2},
+        {"name": "large", "size": "1024x1024", "steps": 4},
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """at_s: since the first one. memory: by the kind of process."""
+
+    at_s: float
+    memory: Mapping[str, Memory]
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """A straight line through samples. verdict: why it is flat, or that it is not."""
+
+    mib_per_min: float
+    standard_error: float
+    verdict: str
+
+    @property
+    def flat(self) -> bool:
+        return not self.verdict.startswith("not")
+
+
+def main() -> None:
+    arguments = _arguments()
+    load_before = load_average()
+    with tempfile.TemporaryDirectory() as folder:
+        models = [_embedded(), _simulated(flux_kontext_configurations(Path(folder)), arguments.speed)]
+        with serving(models=models) as server:
+            samples, runs = asyncio.run(_soaked(server, 60.0 * arguments.minutes))
+    found = report(samples, runs)
+    facts = {"minutes": arguments.minutes, "speed": arguments.speed, "machine": asdict(machine(load_before))}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    told = {**facts, **found, "samples": [asdict(one) for one in samples]}
+    (arguments.out / "soak.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+    plot(samples, arguments.out / "soak.png")
+    print(markdown(found))
+    sys.exit(1 if found["errors"] or not found["flat"] else 0)
+
+
+def report(samples: Sequence[Sample], runs: Sequence[Run]) -> dict[str, Any]:
+    """JSON values: slopes by kind of process, memory at both ends, errors by model and code, throughput in thirds."""
+    steady = [one for one in samples if one.at_s >= WARMUP_S] or list(samples)
+    kinds = sorted({kind for one in samples for kind in one.memory})
+    slopes = {kind: slope([one.at_s for one in steady], _pss(steady, kind)) for kind in [*kinds, ALL]}
+    return {
+        "flat": slopes[ALL].flat,
+        "slopes": {kind: asdict(one) for kind, one in slopes.items()},
+        "pss_mib": {kind: [_pss(steady, kind)[0], _pss(steady, kind)[-1]] for kind in [*kinds, ALL]},
+        "rss_mib": {kind: [_rss(steady, kind)[0], _rss(steady, kind)[-1]] for kind in [*kinds, ALL]},
+        "answered": {run.model: sum(one.outcome == "answered" for one in run.records) for run in runs},
+        "errors": _errors(runs),
+        "images_per_s_in_thirds": {run.model: in_parts(run.records, run.duration_s) for run in runs},
+    }
+
+
+def slope(at_s: Sequence[float], mib: Sequence[float]) -> Slope:
+    """By least squares; at least three samples. The standard error takes their residuals for independent."""
+    minutes, values = np.asarray(at_s) / 60.0, np.asarray(mib)
+    centred = minutes - minutes.mean()
+    spread = float((centred**2).sum())
+    rise = float((centred * values).sum()) / spread
+    residuals = values - values.mean() - rise * centred
+    error = float(np.sqrt((residuals**2).sum() / (len(values) - 2) / spread))
+    return Slope(rise, error, _verdict(rise, error))
+
+
+def in_parts(records: Sequence[Record], duration_s: float) -> list[float]:
+    """Images a second that were answered in each third of the time in which requests were sent."""
+    part_s = duration_s / PARTS
+    images = [0] * PARTS
+    for record in records:
+        if record.outcome == "answered" and record.ended_s < duration_s:
+            images[int(record.ended_s // part_s)] += record.images
+    return [count / part_s for count in images]
+
+
+def plot(samples: Sequence[Sample], path: Path) -> None:
+    """Memory over time, of all together and of the kinds that hold most."""
+    minutes = [one.at_s / 60.0 for one in samples]
+    kinds = sorted({kind for one in samples for kind in one.memory}, key=lambda kind: -max(_pss(samples, kind)))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.subplots()
+        for kind, colour in zip([ALL, *kinds[:SHOWN_KINDS]], reversed(COLOURS), strict=False):
+            axes.plot(minutes, _pss(samples, kind), color=colour, label=kind)
+        axes.axvline(WARMUP_S / 60.0, color="grey", linestyle=":")
+        axes.set_xlabel("time under full load, min")
+        axes.set_ylabel("proportional set size, MiB")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        figure.savefig(path, dpi=DPI)
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The report as a table."""
+    lines = ["| processes | PSS at the warm-up's end and at last, MiB | slope, MiB/min | |", "|---|---|---|---|"]
+    for kind, line in found["slopes"].items():
+        first, last = found["pss_mib"][kind]
+        rise = f"{line['mib_per_min']:+.2f} ± {line['standard_error']:.2f}"
+        lines.append(f"| {kind} | {first:.0f}, {last:.0f} | {rise} | {line['verdict']} |")
+    lines.append("")
+    for model, rates in found["images_per_s_in_thirds"].items():
+        told = ", ".join(f"{rate:.2f}" for rate in rates)
+        lines.append(f"{model}: {found['answered'][model]} requests answered; images/s in thirds of the time: {told}")
+    errors = ", ".join(f"{what}: {count}" for what, count in found["errors"].items())
+    return "\n".join([*lines, f"errors: {errors or 'none'}"])
+
+
+def _verdict(rise: float, error: float) -> str:
+    if abs(rise) <= STANDARD_ERRORS * error:
+        return "flat: within two standard errors of 0"
+    if abs(rise) < FLAT_MIB_PER_MIN:
+        return f"flat: below {FLAT_MIB_PER_MIN:g} MiB/min"
+    return "not flat"
+
+
+def _errors(runs: Sequence[Run]) -> dict[str, int]:
+    return dict(Counter(f"{run.model} {one.code}" for run in runs for one in run.records if one.outcome != "answered"))
+
+
+def _pss(samples: Sequence[Sample], kind: str) -> list[float]:
+    return [sum(memory.pss_mib for name, memory in one.memory.items() if kind in (name, ALL)) for one in samples]
+
+
+def _rss(samples: Sequence[Sample], kind: str) -> list[float]:
+    return [sum(memory.rss_mib for name, memory in one.memory.items() if kind in (name, ALL)) for one in samples]
+
+
+async def _soaked(server: RunningServer, duration_s: float) -> tuple[list[Sample], list[Run]]:
+    samples: list[Sample] = []
+    sampling = asyncio.create_task(_sample(server, samples))
+    runs = await asyncio.gather(*(_driven(server.url, model, duration_s) for model in WORKERS))
+    sampling.cancel()
+    with suppress(asyncio.CancelledError):
+        await sampling
+    return samples, runs
+
+
+async def _sample(server: RunningServer, samples: list[Sample]) -> None:
+    """Until it is cancelled."""
+    zero_s = time.monotonic()
+    while True:
+        memory = await asyncio.to_thread(server.memory_by_kind)
+        samples.append(Sample(time.monotonic() - zero_s, memory))
+        await asyncio.sleep(SAMPLE_S)
+
+
+async def _driven(url: str, model: str, duration_s: float) -> Run:
+    kinds = [{"sources": 8, **kind} for kind in _KINDS[model]]
+    plan = MixedPlan(Workload.model_validate({"name": "soak", "kinds": kinds}))
+    return await drive(Server(url, Shape(model=model)), plan, Closed(WORKERS[model]), Bounds(duration_s=duration_s))
+
+
+def _embedded() -> dict[str, Any]:
+    known = embedded_model().model_dump(mode="json", include={"id", "family", "weights"})
+    return {**known, "threads": 1}
+
+
+def _simulated(weights: Path, speed: float) -> dict[str, Any]:
+    return {
+        "id": SIMULATED,
+        "family": "flux_kontext",
+        "weights": weights,
+        "backend": "simulated",
+        "simulated": {"timings": "h200", "speed": speed},
+        "max_batch": 8,
+        "num_cpus": 0.1,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--speed", type=float, default=10.0, help="of the simulated device, times an H200's")
+    parser.add_argument("--out", type=Path, default=Path(".cache/soak"), help="a folder for soak.json and soak.png")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
