@@ -36,6 +36,7 @@ CONTRACT = {
     "Overloaded": (429, "rate_limit_error", "server_overloaded"),
     "InternalError": (500, "server_error", "internal_error"),
     "BackendUnavailable": (503, "server_error", "backend_unavailable"),
+    "DeviceOutOfMemory": (503, "server_error", "backend_unavailable"),
     "BackendLost": (503, "server_error", "backend_unavailable"),
 }
 
@@ -62,7 +63,7 @@ def test_each_class_carries_the_status_type_and_code_of_the_contract():
 
 def test_only_overload_and_an_absent_backend_invite_a_retry():
     retryable = {cls.__name__ for cls in every_error() if cls.retryable}
-    assert retryable == {"Overloaded", "BackendUnavailable", "BackendLost"}
+    assert retryable == {"Overloaded", "BackendUnavailable", "DeviceOutOfMemory", "BackendLost"}
 
 
 @given(error_classes, st.text(), st.none() | st.text(min_size=1), st.none() | st.text(), seconds)
