@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from benchmarks.plots import BLUE, DPI, GREEN, ORANGE, STYLE
 from benchmarks.run import Run
@@ -17,6 +18,7 @@ NAMES = {
     "single": "one request at a time",
 }
 LOOKS = {"ours": (BLUE, "o"), "requests": (GREEN, "s"), "single": (ORANGE, "^")}
+SECONDS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 LABEL = "simulated: Qwen-Image on an H200 at 512 px, mixed edits of 4 to 50 steps"
 
 
@@ -56,10 +58,12 @@ def _draw_curve(axes: Axes, curve: Sequence[Run], quick: tuple[str, ...], speed:
         )
         axes.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=marker, label=NAMES[name])
     axes.set_yscale("log")
+    axes.set_yticks(SECONDS, [f"{seconds:g}" for seconds in SECONDS])
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlim(left=0)
     axes.set_xlabel("offered load, edits a second")
     axes.set_ylabel("p95 latency of quick edits (at most 8 steps), s")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper right")
 
 
 def _p95(run: Run, quick: tuple[str, ...]) -> float:

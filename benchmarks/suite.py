@@ -8,6 +8,7 @@ device that it plays; loads are relative to what S reaches when it is saturated.
 
 import argparse
 import asyncio
+import json
 import subprocess
 import sys
 import tempfile
@@ -36,8 +37,9 @@ from benchmarks.steplog import Step
 from benchmarks.wire import Server
 from serve.settings import EMBEDDED_CHECKPOINT
 
-SPEED = 6
+SPEED = 4
 WORKERS = 24
+PARTS = ("engine", "saturated", "loaded", "curves", "embedded", "plain", "accounting")
 EMBEDDED = """
 name: embedded
 description: 8 steps at 512 px without guidance
@@ -93,7 +95,7 @@ class Suite:
 
     async def curves(self, server: RunningServer) -> None:
         """Latency over load, for the plot: each way to batch up to where it is saturated."""
-        rounds = ((0.3, 0.3, 0.3), (0.6, 0.6, 0.9), (0.8, 0.9, 1.5), (0.95, 1.2, 2.0), (None, None, 2.6))
+        rounds = ((0.3, 0.3, 0.3), (0.6, 0.7, 0.9), (0.9, 1.2, 1.6), (None, None, 2.3))
         for number, loads in enumerate(rounds):
             wanted = [
                 (name, Poisson(load * self.results.capacity))
@@ -108,9 +110,6 @@ class Suite:
             offline = float(_figure("offline-per-s", "--seconds", str(self.seconds)))
             online = await self._run(server, "retouch-tiny", workload.parse(EMBEDDED, "embedded"), Closed(3), seed)
             self.results.values["online/offline"].append(_rate(online) / offline)
-            mixed = await self._run(server, "retouch-tiny", "mixed", Closed(3), seed, seconds=2 * self.seconds)
-            uniform = await self._run(server, "retouch-tiny", "uniform", Closed(3), seed, seconds=2 * self.seconds)
-            self.results.values["mixed/uniform embedded"].append(_row_steps(mixed) / _row_steps(uniform))
 
     async def plain(self, server: RunningServer, small: Path) -> None:
         """Against diffusers behind FastAPI, on the same weights and threads."""
@@ -174,31 +173,35 @@ class Suite:
 def main() -> None:
     arguments = _arguments()
     started_s = time.monotonic()
+    parts = arguments.only or PARTS
     results = Results(arguments.out, SPEED)
-    results.values["equal bytes"].append(float(_figure("equal-bytes")))
-    results.values["own ms"] += [float(_figure("own-ms")) for _ in range(arguments.runs)]
+    if "engine" in parts:
+        results.values["equal bytes"].append(float(_figure("equal-bytes")))
+        results.values["own ms"] += [float(_figure("own-ms")) for _ in range(arguments.runs)]
     with tempfile.TemporaryDirectory() as name:
-        asyncio.run(_served(Suite(results, arguments.runs, arguments.seconds), Path(name), arguments.only))
+        asyncio.run(_served(Suite(results, arguments.runs, arguments.seconds), Path(name), parts))
+        if "accounting" in parts:
+            results.values["lost"].append(_faults(Path(name) / "accounting.json"))
     results.write(time.monotonic() - started_s, arguments.runs)
     print(goals.table(results.values))
     for goal in goals.missed(results.values):
         _say(f"missed: {goal.text}")
 
 
-async def _served(suite: Suite, folder: Path, only: Sequence[str]) -> None:
+async def _served(suite: Suite, folder: Path, parts: Sequence[str]) -> None:
     small = checkpoints.flux_kontext(folder / "small")
     models = _models(checkpoints.flux_kontext_configurations(folder / "real"), small, suite.results.step_log)
     with serving(models=models) as server:
-        parts: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        measure: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "saturated": lambda: suite.saturated(server),
             "loaded": lambda: suite.loaded(server),
             "curves": lambda: suite.curves(server),
             "embedded": lambda: suite.embedded(server),
             "plain": lambda: suite.plain(server, small),
         }
-        for part in only or parts:
+        for part in (part for part in parts if part in measure):
             _say(f"-- {part}")
-            await parts[part]()
+            await measure[part]()
 
 
 def _models(real: Path, small: Path, steps: Callable[[str], Path]) -> list[dict[str, Any]]:
@@ -268,6 +271,15 @@ def _figure(name: str, *more: str) -> str:
     return done.stdout
 
 
+def _faults(report: Path) -> int:
+    """What `benchmarks.accounting` found wrong with its 10,000 requests."""
+    _say("-- accounting")
+    command = [sys.executable, "-m", "benchmarks.accounting", "--out", str(report)]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    _say(done.stdout)
+    return len(json.loads(report.read_text(encoding="utf-8"))["faults"])
+
+
 def _rate(run: Run) -> float:
     return _known(figures(run).images_per_s, run)
 
@@ -305,9 +317,9 @@ def _say(text: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="of each measurement (default: 3)")
-    parser.add_argument("--seconds", type=float, default=18.0, help="of the shortest one (default: 18)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of the shortest one (default: 15)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--only", nargs="*", choices=("saturated", "loaded", "curves", "embedded", "plain"), default=())
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=())
     return parser.parse_args()
 
 

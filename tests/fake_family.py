@@ -143,9 +143,11 @@ class FakeFamily:
         source = canvas + sum(image.mean() for image in images[1:])
         noise = torch.randn(canvas.shape, generator=torch.Generator().manual_seed(seed))
         height, width, _ = job.canvas.shape
+        sigmas = torch.linspace(job.strength, 0, self.plan(job).steps + 1)
         return Sample(
             latents=(1 - job.strength) * canvas + job.strength * noise,
-            sigmas=torch.linspace(job.strength, 0, self.plan(job).steps + 1),
+            sigmas=sigmas,
+            timesteps=sigmas,
             passes=tuple({"source": source, "text": text.tensors["text"], "who": row} for text in texts),
             guidance=job.guidance,
             size=(width, height),

@@ -104,10 +104,10 @@ class Loop:
         """At least one of them, together with as many more as are expected to fit the time."""
         kept = [edit for edit in edits if self.encoder.keeps(edit.job)]
         new = [edit for edit in edits if edit not in kept]
-        edits = [*kept, *new[: self._affordable(self.profile.encode_s, new)]]
+        new = new[: self._affordable(self.profile.encode_s, new)]
+        edits = [*kept, *new]
         if not edits:
             return
-        misses = self.encoder.misses
         started_s = time.monotonic()
         answers = self.encoder.encode([edit.job for edit in edits])
         ended_s = time.monotonic()
@@ -116,9 +116,9 @@ class Loop:
                 self._fail(edit, answer)
             else:
                 edit.encoded = Encoded(answer, started_s, ended_s)
-        if self.encoder.misses > misses:
-            self._aside.encodes += len(edits)
-            self._spent(self.profile.encode_s, edits, ended_s - started_s)
+        if new:
+            self._aside.encodes += len(new)
+            self._spent(self.profile.encode_s, new, ended_s - started_s)
 
     def _begin(self, row: int, sample: Sample) -> None:
         with self.changed:

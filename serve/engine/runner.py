@@ -137,7 +137,9 @@ class Runner:
         """The inputs of a batch, and where in it each pass is."""
         inputs = chunk[0].call.inputs
         if chunk[0].call.component is not self._denoiser:
-            return {name: torch.cat([one.call.inputs[name] for one in chunk]) for name in inputs}, range(len(chunk))
+            if len(chunk) > 1:
+                inputs = {name: torch.cat([one.call.inputs[name] for one in chunk]) for name in inputs}
+            return inputs, range(len(chunk))
         called = len(chunk) if self._invariant else self._max_batch
         self.counters.passes += called
         self.counters.filler_passes += called - len(chunk)

@@ -1,13 +1,15 @@
-"""Which rows run the next step: the shortest first, as long as nobody has to wait much longer than first come would.
+"""Which rows run the next step: the shortest first, as long as long ones hardly wait longer than first come would.
 
 A pure state machine: no torch, no threads, no clock of its own; its caller tells the time. It holds every row from
 `add` until it finishes or is cancelled, under ids that the caller gives and that grow.
 
-*Within a key* (rows that may share a pass of the denoiser) a row is *due*, from the moment it comes, at the time when
-it would have ended first come, first served, plus a part of that wait and of its own run. As long as every row of the
-key can still end by then, the row with the least left to do runs first, which is what makes the mean wait shortest.
-Once one could not, the row that is due first runs first, until there is slack again. So short edits overtake long ones,
-and no long one pays for it with more than the part that it was promised.
+*Within a key* (rows that may share a pass of the denoiser) a row is *due*, from the moment it comes, a little later
+than first come, first served, would have ended it; a row that is quick, beside what the device works on otherwise, is
+due sooner than that. As long as every row of the key can still end by then, the row with the least left to do runs
+first, which is what makes the mean wait shortest. Once one could not, the row that is due first runs first, until there
+is slack again. So quick edits overtake others even in a crowd. They are a small part of the work, so all others
+together pay for it with a small part of their wait. Nobody starves: a row that is past its due time is overtaken by
+none that comes.
 
 *Between keys* the device's time is shared by turns (`serve.engine.turns`).
 """
@@ -23,8 +25,14 @@ from serve.types import Priority
 PATIENCE: Mapping[Priority, float] = {"high": 1.2, "normal": 1.2, "low": 4.0}
 """When a row is due: this many times what first come, first served among rows of its priority and above would take."""
 
-PATIENCE_RUN = 0.3
+PATIENCE_RUN = 0.1
 """And so many times its own run in full batches, for one that finds the device idle has no wait to take a part of."""
+
+QUICK = 0.6
+"""Of the typical run: a row with a shorter one is due sooner, by the square of how much shorter it is."""
+
+MEMORY = 0.99
+"""Weight of the row before in what is typical."""
 
 RANK: Mapping[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
@@ -43,6 +51,22 @@ class _Progress:
         return self.steps * self.row.width
 
 
+@dataclass(frozen=True, slots=True)
+class _TypicalRun:
+    """The run that a second of the device's work belongs to, in the mean: of runs of 1 s and 9 s that is 8.2 s."""
+
+    sum_s: float = 0.0
+    sum_of_squares: float = 0.0
+
+    def after(self, run_s: float) -> "_TypicalRun":
+        """With one more run."""
+        return _TypicalRun(MEMORY * self.sum_s + run_s, MEMORY * self.sum_of_squares + run_s**2)
+
+    def length_of(self, run_s: float) -> float:
+        """In typical runs; 1 as long as none is known."""
+        return run_s * self.sum_s / self.sum_of_squares if self.sum_of_squares else 1.0
+
+
 class StepScheduler:
     """resident_rows: rows that may be begun and not finished at one time, because each holds memory."""
 
@@ -52,6 +76,7 @@ class StepScheduler:
         self._rows: dict[int, _Progress] = {}
         self._by_key: dict[Hashable, dict[int, _Progress]] = {}
         self._turns = Turns()
+        self._typical = _TypicalRun()
         self._begun = 0
 
     @property
@@ -63,9 +88,10 @@ class StepScheduler:
         return self._begun
 
     def add(self, row: Row) -> None:
-        progress = self._planned(row)
+        progress = self._planned(row, self._typical)
         self._rows[row.id] = progress
         self._by_key.setdefault(row.key, {})[row.id] = progress
+        self._typical = self._typical.after(self._run_s(row))
         self._turns.enter(row.key, self._full_step_s(row.key))
 
     def admit(self, now_s: float) -> tuple[int, ...]:
@@ -160,21 +186,23 @@ class StepScheduler:
 
     def _planned_job(self, rows: Sequence[Row]) -> Iterable[_Progress]:
         """Each as if those before it had been added."""
-        ahead_s = 0.0
+        ahead_s, typical = 0.0, self._typical
         for row in rows:
-            yield self._planned(row, ahead_s)
-            ahead_s += row.steps * row.width * self._full_step_s(row.key) / self._costs.limit(row.key)
+            yield self._planned(row, typical, ahead_s)
+            ahead_s += self._run_s(row) / self._costs.limit(row.key)
+            typical = typical.after(self._run_s(row))
 
-    def _planned(self, row: Row, siblings_s: float = 0.0) -> _Progress:
+    def _planned(self, row: Row, typical: _TypicalRun, siblings_s: float = 0.0) -> _Progress:
         """Due as its priority promises, or at its deadline where that is earlier. siblings_s: of its job, before it."""
         rank = RANK[row.priority]
         ahead_s = siblings_s + sum(
             self._device_s(key, (one for one in rows.values() if RANK[one.row.priority] <= rank))
             for key, rows in self._by_key.items()
         )
-        run_s = row.steps * row.width * self._full_step_s(row.key)
-        alone_s = max(run_s, ahead_s + run_s / self._costs.limit(row.key))
-        due_s = row.arrived_s + PATIENCE[row.priority] * alone_s + PATIENCE_RUN * run_s
+        run_s = self._run_s(row)
+        first_come_s = max(run_s, ahead_s + run_s / self._costs.limit(row.key))
+        patience = PATIENCE[row.priority] * min(1.0, typical.length_of(run_s) / QUICK) ** 2
+        due_s = row.arrived_s + max(run_s, patience * first_come_s) + PATIENCE_RUN * run_s
         return _Progress(row, min(due_s, row.deadline_s), row.steps)
 
     def _ordered(self, key: Hashable, now_s: float) -> list[_Progress]:
@@ -222,6 +250,10 @@ class StepScheduler:
         rows = self._by_key[key].values()
         passes = min(self._costs.limit(key), sum(one.row.width for one in rows))
         return max(self._device_s(key, rows), max(one.steps for one in rows) * self._costs.step_s(key, passes))
+
+    def _run_s(self, row: Row) -> float:
+        """Of all its steps in full batches."""
+        return row.steps * row.width * self._full_step_s(row.key)
 
     def _full_step_s(self, key: Hashable) -> float:
         return self._costs.step_s(key, self._costs.limit(key))

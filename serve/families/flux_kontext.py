@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
@@ -118,8 +117,8 @@ class FluxKontext:
         side = self._dimensions.token_pixels
         if height % side or width % side:
             raise ValueError(f"a picture of {width}x{height} pixels cannot be encoded; sides are multiples of {side}")
-        scaled = 2.0 * torch.from_numpy(pixels.astype(np.float32) / 255.0) - 1.0
-        batch = scaled.permute(2, 0, 1)[None].to(self._device, self._dtype)
+        planes = torch.tensor(pixels).permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format)
+        batch = planes.div_(255).mul_(2).sub_(1).to(self._device, self._dtype)
         (answer,) = yield (Call(self.vae_encoder, {"pixels": batch}),)
         return answer["latents"]
 
@@ -140,6 +139,7 @@ class FluxKontext:
         return Sample(
             latents=add_noise(source, noise, sigmas[0]),
             sigmas=sigmas,
+            timesteps=((sigmas * TIMESTEPS).to(self._dtype) / TIMESTEPS).to(self._device),
             passes=(conditioning,),
             guidance=job.guidance,
             size=(width, height),
@@ -148,8 +148,7 @@ class FluxKontext:
 
     def step(self, sample: Sample) -> Stage[None]:
         sigma, sigma_next = sample.sigmas[sample.done], sample.sigmas[sample.done + 1]
-        timestep = (sigma[None] * TIMESTEPS).to(self._dtype) / TIMESTEPS
-        changing = {"latents": sample.latents, "timestep": timestep.to(self._device)}
+        changing = {"latents": sample.latents, "timestep": sample.timesteps[sample.done : sample.done + 1]}
         (answer,) = yield (Call(self.denoiser, {**changing, **sample.passes[0]}),)
         latents = euler(sample.latents, answer["velocity"], sigma, sigma_next)
         if sample.blend is not None:

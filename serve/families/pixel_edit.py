@@ -102,6 +102,7 @@ class PixelEdit:
         return Sample(
             latents=add_noise(source, noise, sigmas[0]),
             sigmas=sigmas,
+            timesteps=sigmas.to(source),
             passes=tuple({"source": source, **text.tensors} for text in texts),
             guidance=job.guidance,
             size=(width, height),
@@ -109,7 +110,7 @@ class PixelEdit:
 
     def step(self, sample: Sample) -> Stage[None]:
         sigma, sigma_next = sample.sigmas[sample.done], sample.sigmas[sample.done + 1]
-        changing = {"latents": sample.latents, "sigma": sigma[None].to(sample.latents)}
+        changing = {"latents": sample.latents, "sigma": sample.timesteps[sample.done : sample.done + 1]}
         answers = yield tuple(Call(self.denoiser, {**changing, **constant}) for constant in sample.passes)
         clean = answers[0]["sample"]
         if len(answers) > 1:

@@ -100,7 +100,7 @@ def add_noise(source: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 def euler(latents: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """One step from sigma to sigma_next along the velocity. The sum is taken in float32, the result in its type."""
     dt = (sigma_next - sigma).to(velocity.dtype)
-    return (latents.float() + dt * velocity).to(velocity.dtype)
+    return (dt * velocity).add_(latents.float()).to(velocity.dtype)
 
 
 def velocity_of_sample(latents: Tensor, predicted: Tensor, sigma: Tensor) -> Tensor:

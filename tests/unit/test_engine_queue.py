@@ -45,7 +45,7 @@ def test_a_high_priority_overtakes_at_the_next_step():
     with running(one_at_a_time(gate), gate) as engine:
         engine.submit(edit_job("normal", steps=4))
         assert gate.wait() == ("normal:1",)
-        engine.submit(edit_job("shorter", steps=1))
+        engine.submit(edit_job("shorter", steps=3))
         engine.submit(edit_job("high", steps=9, priority="high"))
         assert gate.step() == ("high:1",)
 

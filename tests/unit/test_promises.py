@@ -62,22 +62,35 @@ def percentile(history: History, which: Callable[[Arrival], bool], share: float)
     return spent_s[int(share * len(spent_s))]
 
 
+def latest_ends(first_come: History) -> list[float]:
+    """When each job must have ended on one slot of a linear device: by when it is due, or when everything is done that
+    had come by then, which takes any device that never rests equally long."""
+    ends: list[float] = []
+    for job, one in enumerate(first_come.arrivals):
+        due_s = one.at_s + 1.2 * (first_come.ended_s[job] - one.at_s) + 0.1 * one.steps * LINEAR_STEP_S
+        ends.append(max(due_s, *(first_come.ended_s[other] for other in _come_by(first_come, due_s))) + LINEAR_STEP_S)
+    return ends
+
+
+def _come_by(history: History, at_s: float) -> list[int]:
+    return [job for job, one in enumerate(history.arrivals) if one.at_s <= at_s]
+
+
 @settings(max_examples=100, deadline=None)
 @given(arrival_patterns)
-def test_no_row_ends_much_later_than_first_come_would_have_it(pattern: list[tuple[float, int]]):
+def test_a_row_past_its_due_time_is_overtaken_by_none_that_comes(pattern: list[tuple[float, int]]):
     arrivals = by_gaps(pattern)
     ours = simulate(scheduler_of(linear, 1), arrivals, linear)
-    first_come = simulate(FirstCome(1), arrivals, linear)
-    for job, one in enumerate(arrivals):
-        promised_s = 1.2 * (first_come.ended_s[job] - one.at_s) + 0.3 * one.steps * LINEAR_STEP_S
-        assert ours.ended_s[job] - one.at_s <= promised_s + LINEAR_STEP_S + 1e-9
+    for job, latest_s in enumerate(latest_ends(simulate(FirstCome(1), arrivals, linear))):
+        assert ours.ended_s[job] <= latest_s + 1e-9
 
 
 @pytest.mark.parametrize("load", [0.6, 0.95, 1.2])
 @pytest.mark.parametrize("limit", [2, KNEE])
 def test_in_batches_only_a_rows_own_run_comes_on_top(limit: int, load: float):
-    """Lateness is foreseen as if work could be spread over all slots. A row's steps cannot, they come one by one: one
-    that is left for last may end up to its own run later, as with any list of jobs for several machines (Graham 1966).
+    """For one in ten of them at most. Lateness is foreseen as if work could be spread over all slots. A row's steps
+    cannot, they come one by one: one that is left for last may end up to its own run later, as with any list of jobs
+    for several machines (Graham 1966).
     """
     full_step_s = h200_512px("k", limit)
     late: list[float] = []
@@ -86,11 +99,11 @@ def test_in_batches_only_a_rows_own_run_comes_on_top(limit: int, load: float):
         ours = simulate(scheduler_of(h200_512px, limit), arrivals, h200_512px)
         late += worst_own_runs(ours, simulate(FirstCome(limit), arrivals, h200_512px), full_step_s)
     assert max(late) <= PATIENCE_RUN + 1.0
-    assert sum(one <= PATIENCE_RUN for one in late) >= 0.98 * len(late)
+    assert sum(one <= PATIENCE_RUN for one in late) >= 0.9 * len(late)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_under_load_short_jobs_gain_threefold_and_long_ones_lose_little(seed: int):
+def test_under_load_short_jobs_gain_fivefold_and_long_ones_lose_little(seed: int):
     arrivals = mix(1000, 0.9 / MEAN_STEPS / LINEAR_STEP_S, seed)
     ours = simulate(scheduler_of(linear, 1), arrivals, linear)
     first_come = simulate(FirstCome(1), arrivals, linear)
@@ -98,7 +111,7 @@ def test_under_load_short_jobs_gain_threefold_and_long_ones_lose_little(seed: in
         [percentile(history, which, share) for history in (ours, first_come)]
         for which, share in ((lambda one: one.steps <= 8, 0.95), (lambda one: one.steps == 50, 0.99))
     )
-    assert short_s[0] <= short_s[1] / 3
+    assert short_s[0] <= short_s[1] / 5
     assert long_s[0] <= 1.3 * long_s[1]
 
 
@@ -123,13 +136,14 @@ def test_where_batches_pay_nearly_all_end_within_three_times_their_own_time(seed
 @pytest.mark.parametrize("limit", [1, KNEE])
 @pytest.mark.parametrize("steps_of_others", [1, 4])
 def test_no_stream_of_shorter_rows_starves_a_long_one(steps_of_others: int, limit: int):
-    """Twice as many come as the device can serve, and all are shorter."""
+    """Twice as many come as the device can serve, and all are shorter. Of them, only those that come before it is due
+    are before it."""
     step_s = h200_512px("k", limit)
     gap_s = steps_of_others * step_s / limit / 2
     stream = [Arrival((index + 1) * gap_s, steps_of_others) for index in range(int(150 * step_s / gap_s))]
     history = simulate(scheduler_of(h200_512px, limit), [Arrival(0.0, 50), *stream], h200_512px)
-    own_run_on_top = 0.0 if limit == 1 else 1.0
-    assert history.ended_s[0] <= ((PATIENCE["normal"] + PATIENCE_RUN + own_run_on_top) * 50 + 1) * step_s
+    due_steps = (PATIENCE["normal"] + PATIENCE_RUN) * 50
+    assert history.ended_s[0] <= (50 + 2 * due_steps + 2) * step_s
     assert min(history.ended_s[job] for job in range(1, 10)) < history.ended_s[0]
 
 

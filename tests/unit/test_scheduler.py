@@ -59,11 +59,25 @@ def test_passes_count_as_work():
 def test_a_row_that_would_end_too_late_runs_before_shorter_ones():
     scheduler = scheduler_of()
     begun(scheduler, row(0, steps=10))
-    # It is due at 1.2 x 10 + 0.3 x 10 = 15 s: nothing may be before it from 4 s on.
-    begun(scheduler, replace(row(1, steps=1), arrived_s=3.5))
-    assert ran(scheduler, now_s=3.5) == (1,)
-    begun(scheduler, replace(row(2, steps=1), arrived_s=4.5))
-    assert [ran(scheduler, now_s=4.5 + step) for step in range(11)] == [(0,)] * 10 + [(2,)]
+    # It is due at 1.2 x 10 + 0.1 x 10 = 13 s: nothing may be before it from 2 s on.
+    begun(scheduler, replace(row(1, steps=7), arrived_s=1.5))
+    assert ran(scheduler, now_s=1.5) == (1,)
+    begun(scheduler, replace(row(2, steps=7), arrived_s=2.5))
+    assert [ran(scheduler, now_s=2.5 + step) for step in range(11)] == [(0,)] * 10 + [(1,)]
+
+
+def test_a_row_that_is_quick_beside_the_others_runs_before_one_that_will_be_late():
+    scheduler = scheduler_of()
+    begun(scheduler, row(0, steps=10))
+    begun(scheduler, replace(row(1, steps=7), arrived_s=4.0), replace(row(2, steps=1), arrived_s=4.0))
+    assert [ran(scheduler, now_s=4.0 + step) for step in range(12)] == [(2,)] + [(0,)] * 10 + [(1,)]
+
+
+def test_among_rows_that_are_all_equally_quick_the_first_that_came_runs_first_once_it_is_late():
+    scheduler = scheduler_of()
+    begun(scheduler, row(0, steps=3))
+    begun(scheduler, replace(row(1, steps=3), arrived_s=1.0))
+    assert [ran(scheduler, now_s=1.0 + step) for step in range(6)] == [(0,)] * 3 + [(1,)] * 3
 
 
 def test_rows_of_higher_priority_run_first_while_there_is_slack():
