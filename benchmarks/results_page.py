@@ -18,7 +18,8 @@ SHORT, LONG = ("steps-4-", "steps-8-"), ("steps-50-",)
 
 @dataclass
 class Results:
-    """folder: where they go. speed: how many times as fast as in the tables the simulated device runs.
+    """folder: where they go. speed: how many times as fast as in the tables the simulated device runs, and calm_speed
+    where waiting times are compared.
 
     values: of each goal, a value a run. rates: images a second when saturated, by model. runs: all of them. curve:
     those over which latency is drawn.
@@ -26,6 +27,7 @@ class Results:
 
     folder: Path
     speed: float
+    calm_speed: float
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     runs: list[Run] = field(default_factory=list[Run])
@@ -86,9 +88,9 @@ class Results:
 {table}
 
 Simulated: the device computes nothing and takes the time that a table gives (`serve/backends/timings`), here
-{self.speed:g} times as fast; server, engine, HTTP and harness are real. S is the same engine with `batching: none`, K
-with `batching: requests`, D is `benchmarks.plain_diffusers`. Ratios are of one run each; loads are relative to what S
-reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`.
+{self.speed:g} times as fast, and {self.calm_speed:g} times where waiting times are compared; server, engine, HTTP and harness are real. S is the same engine with `batching: none`, K
+with `batching: requests`, D is `benchmarks.plain_diffusers`. Ratios are of one run each; throughput is in row-steps, and loads
+are relative to what S reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`.
 
 {pictures}
 """

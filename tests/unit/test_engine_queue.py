@@ -43,9 +43,9 @@ def test_a_short_job_overtakes_a_long_one_in_a_full_batch():
 def test_a_high_priority_overtakes_at_the_next_step():
     gate = Gate()
     with running(one_at_a_time(gate), gate) as engine:
-        engine.submit(edit_job("normal", steps=4))
+        engine.submit(edit_job("normal", steps=20))
         assert gate.wait() == ("normal:1",)
-        engine.submit(edit_job("shorter", steps=3))
+        engine.submit(edit_job("shorter", steps=15))
         engine.submit(edit_job("high", steps=9, priority="high"))
         assert gate.step() == ("high:1",)
 
