@@ -1,13 +1,13 @@
 """What is measured in this process, without a server: bytes in any company, the engine's own time, and offline speed.
 
-Each figure runs in a process of its own: `python -m benchmarks.engine_figures FIGURE`, which prints one number.
+Each figure runs in a process of its own: `python -m benchmarks.engine_figures FIGURE`, which prints one number a line.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,14 +34,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=("equal-bytes", "own-ms", "offline-per-s"))
     parser.add_argument("--seconds", type=float, default=20.0, help="of the offline measurement")
+    parser.add_argument("--times", type=int, default=1, help="measure it so often (default: 1)")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.figure == "equal-bytes":
-            print(equal_bytes_percent(Path(folder)))
-        elif arguments.figure == "own-ms":
-            print(own_ms(Path(folder)))
-        else:
-            print(offline_per_s(arguments.seconds))
+    figures: dict[str, Callable[[Path], float]] = {
+        "equal-bytes": equal_bytes_percent,
+        "own-ms": own_ms,
+        "offline-per-s": lambda _: offline_per_s(arguments.seconds),
+    }
+    for _ in range(arguments.times):
+        with tempfile.TemporaryDirectory() as folder:
+            print(figures[arguments.figure](Path(folder)))
 
 
 def equal_bytes_percent(folder: Path) -> float:

@@ -88,9 +88,10 @@ class Results:
 {table}
 
 Simulated: the device computes nothing and takes the time that a table gives (`serve/backends/timings`), here
-{self.speed:g} times as fast, and {self.calm_speed:g} times where waiting times are compared; server, engine, HTTP and harness are real. S is the same engine with `batching: none`, K
-with `batching: requests`, D is `benchmarks.plain_diffusers`. Ratios are of one run each; throughput is in row-steps, and loads
-are relative to what S reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`.
+{self.speed:g} times as fast, and {self.calm_speed:g} times where waiting times are compared; server, engine, HTTP and
+harness are real. S is the same engine with `batching: none`, K with `batching: requests`, D is
+`benchmarks.plain_diffusers`. Ratios are of one run each; throughput is in row-steps, and loads are relative to what S
+reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`.
 
 {pictures}
 """

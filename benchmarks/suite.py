@@ -89,7 +89,7 @@ class Suite:
         capacity = self.results.capacity * CALM_SPEED / SPEED
         for seed in range(self.runs):
             wanted = [(name, Poisson(load * capacity)) for name, load in loads.items()]
-            found = await self._side_by_side(wanted, server, "mixed", seed, seconds=8 * self.seconds)
+            found = await self._side_by_side(wanted, server, "mixed", seed, seconds=7 * self.seconds)
             single, ours, single_linear, ours_linear, single_calm, ours_calm = found
             for name, (theirs, own) in {"512": (single, ours), "linear": (single_linear, ours_linear)}.items():
                 self.results.values[f"short p95 {name}"].append(_p(theirs, 95, SHORT) / _p(own, 95, SHORT))
@@ -100,21 +100,20 @@ class Suite:
 
     async def curves(self, server: RunningServer) -> None:
         """Latency over load, for the plot: each way to batch up to where it is saturated."""
-        rounds = ((0.3, 0.3, 0.3), (0.6, 0.7, 0.9), (0.9, 1.2, 1.6), (None, None, 2.3))
+        rounds = ((0.3, 0.4, 0.6), (0.6, 0.8, 1.3), (0.9, 1.2, 2.1))
         for number, loads in enumerate(rounds):
             wanted = [
                 (name, Poisson(load * self.results.capacity))
                 for name, load in zip(("single", "requests", "ours"), loads, strict=True)
-                if load
             ]
             self.results.curve += await self._side_by_side(wanted, server, "mixed", number, seconds=2 * self.seconds)
 
     async def embedded(self, server: RunningServer) -> None:
         """On the CPU itself: the server's machine is the device, so one measurement at a time."""
+        offline = _measured("offline-per-s", self.runs, "--seconds", str(self.seconds))
         for seed in range(self.runs):
-            offline = float(_figure("offline-per-s", "--seconds", str(self.seconds)))
             online = await self._run(server, "retouch-tiny", workload.parse(EMBEDDED, "embedded"), Closed(3), seed)
-            self.results.values["online/offline"].append(_rate(online) / offline)
+            self.results.values["online/offline"].append(_rate(online) / offline[seed])
 
     async def plain(self, server: RunningServer, small: Path) -> None:
         """Against diffusers behind FastAPI, on the same weights and threads."""
@@ -180,8 +179,8 @@ def main() -> None:
     parts = arguments.only or PARTS
     results = Results(arguments.out, SPEED, CALM_SPEED)
     if "engine" in parts:
-        results.values["equal bytes"].append(float(_figure("equal-bytes")))
-        results.values["own ms"] += [float(_figure("own-ms")) for _ in range(arguments.runs)]
+        results.values["equal bytes"] += _measured("equal-bytes", 1)
+        results.values["own ms"] += _measured("own-ms", arguments.runs)
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(_served(Suite(results, arguments.runs, arguments.seconds), Path(name), parts))
         if "accounting" in parts:
@@ -270,18 +269,19 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise BenchError(f"nothing answered at {url}")
 
 
-def _figure(name: str, *more: str) -> str:
-    """What `benchmarks.engine_figures` prints, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.engine_figures", name, *more]
+def _measured(figure: str, times: int, *more: str) -> list[float]:
+    """By `benchmarks.engine_figures`, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.engine_figures", figure, "--times", str(times), *more]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    _say(f"{name}: {done.stdout.strip()}")
-    return done.stdout
+    found = [float(line) for line in done.stdout.split()]
+    _say(f"{figure}: {', '.join(f'{value:.3g}' for value in found)}")
+    return found
 
 
 def _faults(report: Path) -> int:
     """What `benchmarks.accounting` found wrong with its 10,000 requests."""
     _say("-- accounting")
-    command = [sys.executable, "-m", "benchmarks.accounting", "--out", str(report)]
+    command = [sys.executable, "-m", "benchmarks.accounting", "--distinct", "100", "--out", str(report)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     _say(done.stdout)
     return len(json.loads(report.read_text(encoding="utf-8"))["faults"])
@@ -324,7 +324,7 @@ def _say(text: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="of each measurement (default: 3)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of the shortest one (default: 15)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of the shortest one (default: 12)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--only", nargs="*", choices=PARTS, default=())
     return parser.parse_args()

@@ -22,7 +22,7 @@ from serve.engine.policy import IDLE_DOUBT, Batch, Costs, Row
 from serve.engine.turns import Turns
 from serve.types import Priority
 
-PATIENCE: Mapping[Priority, float] = {"high": 1.2, "normal": 1.2, "low": 4.0}
+PATIENCE: Mapping[Priority, float] = {"high": 1.1, "normal": 1.1, "low": 4.0}
 """When a row is due: this many times what first come, first served among rows of its priority and above would take."""
 
 PATIENCE_RUN = 0.1

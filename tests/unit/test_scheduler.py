@@ -59,11 +59,11 @@ def test_passes_count_as_work():
 def test_a_row_that_would_end_too_late_runs_before_shorter_ones():
     scheduler = scheduler_of()
     begun(scheduler, row(0, steps=10))
-    # It is due at 1.2 x 10 + 0.1 x 10 = 13 s: nothing may be before it from 2 s on.
-    begun(scheduler, replace(row(1, steps=7), arrived_s=1.5))
-    assert ran(scheduler, now_s=1.5) == (1,)
-    begun(scheduler, replace(row(2, steps=7), arrived_s=2.5))
-    assert [ran(scheduler, now_s=2.5 + step) for step in range(11)] == [(0,)] * 10 + [(1,)]
+    # It is due at 1.1 x 10 + 0.1 x 10 = 12 s: nothing may be before it from 1 s on.
+    begun(scheduler, replace(row(1, steps=7), arrived_s=0.5))
+    assert ran(scheduler, now_s=0.5) == (1,)
+    begun(scheduler, replace(row(2, steps=7), arrived_s=1.5))
+    assert [ran(scheduler, now_s=1.5 + step) for step in range(11)] == [(0,)] * 10 + [(1,)]
 
 
 def test_a_row_that_is_quick_beside_the_others_runs_before_one_that_will_be_late():

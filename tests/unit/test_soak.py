@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.run import Outcome, Record
 from benchmarks.server import Memory
-from benchmarks.soak import WARMUP_S, Sample, in_parts, report, slope
+from benchmarks.soak import ALL, STORE, STORE_MIB, WARMUP_S, Sample, in_parts, report, slope
 
 AT_S = [5.0 * number for number in range(100)]
 NOISE_MIB = np.random.default_rng(0).normal(0.0, 3.0, len(AT_S))
@@ -44,7 +44,8 @@ def test_growth_during_the_warm_up_does_not_count() -> None:
     samples = [_sample(at_s, ingress=min(at_s, WARMUP_S), codec=40.0) for at_s in AT_S]
     found = report(samples, [])
     assert found["flat"]
-    assert found["pss_mib"] == {"codec": [40, 40], "ingress": [WARMUP_S, WARMUP_S], "all": [160, 160]}
+    first_and_last = {"codec": 40, "ingress": WARMUP_S, ALL: 160, STORE: 0}
+    assert found["mib"] == {kind: [mib, mib] for kind, mib in first_and_last.items()}
 
 
 def test_one_kind_of_process_that_grows_is_found_in_all_together() -> None:
@@ -53,8 +54,19 @@ def test_one_kind_of_process_that_grows_is_found_in_all_together() -> None:
     assert {kind: line["verdict"].startswith("flat") for kind, line in found["slopes"].items()} == {
         "codec": True,
         "ingress": False,
-        "all": False,
+        ALL: False,
+        STORE: True,
     }
+
+
+@pytest.mark.parametrize(("most_mib", "flat"), [(STORE_MIB, True), (STORE_MIB + 1, False)])
+def test_an_object_store_that_fills_up_is_no_growth_unless_it_passes_its_size(most_mib: float, flat: bool) -> None:
+    samples = [
+        Sample(at_s, {"raylet": Memory(rss_mib=900, pss_mib=20 + shared_mib, shared_mib=shared_mib)})
+        for at_s in AT_S
+        for shared_mib in [most_mib * at_s / AT_S[-1]]
+    ]
+    assert report(samples, [])["flat"] == flat
 
 
 def test_images_are_counted_in_the_third_in_which_they_came() -> None:
