@@ -3,13 +3,12 @@
 `python -m benchmarks.soak --minutes 15` serves the embedded model and a simulated FLUX.1 Kontext side by side, and
 sends both a mix of edits in a closed loop. The memory of every process is sampled; the slope of a straight line through
 the proportional set sizes, after a warm-up of two minutes, is told for each kind of process and for all together, with
-its standard error, which takes samples for independent. A slope is flat where it is within two standard errors of 0,
-or below 1 MiB a minute.
+its standard error, which takes samples for independent. Memory does not grow where its slope is within two standard
+errors of 0, or below 1 MiB a minute.
 
 Ray's object store is told apart, and not in what the processes hold: it is a file of a fixed size in shared memory, of
 which the system has given out what was ever written to, so it fills up for a while and never gets larger than its size.
-Exit code 1 where a request was not answered, the slope of all processes together is not flat, or the object store is
-larger than it may be.
+Exit code 1 where a request was not answered, all processes together grow, or the object store is larger than it may be.
 """
 
 import argparse
@@ -46,6 +45,7 @@ SAMPLE_S = 5.0
 WARMUP_S = 120.0
 FLAT_MIB_PER_MIN = 1.0
 STANDARD_ERRORS = 2.0
+GROWS = "grows"
 PARTS = 3
 ALL = "all processes"
 STORE = "object store"
@@ -79,7 +79,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """A straight line through samples. verdict: why it is flat, or that it is not."""
+    """A straight line through samples. verdict: why it is no growth, or that it is."""
 
     mib_per_min: float
     standard_error: float
@@ -87,7 +87,7 @@ class Slope:
 
     @property
     def flat(self) -> bool:
-        return not self.verdict.startswith("not")
+        return self.verdict != GROWS
 
 
 def main() -> None:
@@ -181,7 +181,7 @@ def _verdict(rise: float, error: float) -> str:
         return "flat: within two standard errors of 0"
     if abs(rise) < FLAT_MIB_PER_MIN:
         return f"flat: below {FLAT_MIB_PER_MIN:g} MiB/min"
-    return "not flat"
+    return GROWS if rise > 0 else "falls"
 
 
 def _errors(runs: Sequence[Run]) -> dict[str, int]:

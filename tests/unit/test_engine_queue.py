@@ -172,7 +172,7 @@ def test_a_time_limit_that_can_only_be_held_by_going_first_is_held():
     gate = Gate()
     engine = one_at_a_time(gate)
     engine.submit(edit_job("came first", steps=10))
-    hurried = engine.submit(edit_job("hurried", steps=12), time_limit_s=12.5 * STEP_S)
+    hurried = engine.submit(edit_job("hurried", steps=11), time_limit_s=11.5 * STEP_S)
     with running(engine, gate):
         assert gate.wait() == ("hurried:1",)
         gate.open()

@@ -15,7 +15,7 @@ def test_a_straight_line_has_its_own_slope_and_no_error() -> None:
     found = slope(AT_S, [100 + 2 * at_s / 60 for at_s in AT_S])
     assert found.mib_per_min == pytest.approx(2)
     assert found.standard_error == pytest.approx(0, abs=1e-9)
-    assert found.verdict == "not flat"
+    assert found.verdict == "grows"
 
 
 def test_slope_and_standard_error_are_those_of_least_squares() -> None:
@@ -31,8 +31,8 @@ def test_slope_and_standard_error_are_those_of_least_squares() -> None:
         (0.0, 1.0, "flat: within two standard errors of 0"),
         (0.5, 0.0, "flat: below 1 MiB/min"),
         (-0.5, 0.0, "flat: below 1 MiB/min"),
-        (1.5, 0.1, "not flat"),
-        (-1.5, 0.1, "not flat"),
+        (1.5, 0.1, "grows"),
+        (-1.5, 0.1, "falls"),
     ],
 )
 def test_a_slope_says_why_it_is_flat(rise: float, spread: float, verdict: str) -> None:
