@@ -5,6 +5,7 @@ Ray calls `middlewares` in the proxy's process when the variable that `install` 
 
 import os
 import re
+from uuid import uuid4
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -39,7 +40,10 @@ def middlewares() -> list[Middleware]:
 
 
 class ProxyEdge:
-    """ASGI layer. Ray's proxy answers in plain text, our application never does: that tells the two apart."""
+    """ASGI layer. Ray's proxy answers in plain text, our application never does: that tells the two apart.
+
+    Where the application's process dies with a request in it, the proxy sends nothing at all.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -49,19 +53,29 @@ class ProxyEdge:
             return await self._app(scope, receive, send)
         headers = [(name, _readable(name, value)) for name, value in scope["headers"] if _passes(name, value)]
         scope = {**scope, "headers": headers}
-        replaced = False
+        started = replaced = False
 
         async def send_enveloped(message: Message) -> None:
-            nonlocal replaced
+            nonlocal started, replaced
+            started = True
             if message["type"] == "http.response.start" and _is_rays_error(message):
                 replaced = True
-                response = error_response(_translated(message["status"]))
-                response.headers["x-request-id"] = Headers(raw=message["headers"]).get("x-request-id", "")
-                await response(scope, receive, send)
+                request_id = Headers(raw=message["headers"]).get("x-request-id", "")
+                await _refuse(_translated(message["status"]), request_id, scope, receive, send)
             elif not replaced:
                 await send(message)
 
-        return await self._app(scope, receive, send_enveloped)
+        await self._app(scope, receive, send_enveloped)
+        if not started:
+            request_id = Headers(raw=headers).get("x-request-id") or uuid4().hex
+            await _refuse(_translated(500), request_id, scope, receive, send)
+        return None
+
+
+async def _refuse(error: EditError, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    response = error_response(error)
+    response.headers["x-request-id"] = request_id
+    await response(scope, receive, send)
 
 
 def _passes(name: bytes, value: bytes) -> bool:

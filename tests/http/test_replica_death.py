@@ -15,7 +15,7 @@ from tests.http.test_life import eventually
 STEPS = 20
 
 
-@pytest.mark.parametrize("deployment", [f"editor-{KONTEXT}", "codec"])
+@pytest.mark.parametrize("deployment", [f"editor-{KONTEXT}", "codec", "ingress"])
 def test_a_replica_that_is_killed_costs_no_request(
     http: httpx.Client, engine_stats: Callable[[str], EngineStats], deployment: str
 ) -> None:
@@ -35,6 +35,7 @@ def test_a_replica_that_is_killed_costs_no_request(
             assert refusal(answer) == (503, "server_error", "backend_unavailable", None)
             assert answer.headers["x-should-retry"] == "true"
             assert int(answer.headers["retry-after"]) >= 1
+            assert answer.headers["x-request-id"]
     eventually(lambda: http.get("/readyz").status_code == 200)
     eventually(lambda: post(http, bodies[0]).status_code == 200)
     assert draw(http, model=KONTEXT, num_inference_steps=STEPS, seed=1) == expected[1]
