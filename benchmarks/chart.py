@@ -44,7 +44,7 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[float]]) -> None:
         middle = float(np.median(rates[name]))
         spread = [[middle - min(rates[name])], [max(rates[name]) - middle]]
         axes.bar(place, middle, color=LOOKS[name][0], yerr=spread, capsize=4)
-        axes.annotate(f"{middle:.2f}", (place, middle), (0, 6), textcoords="offset points", ha="center")
+        axes.annotate(f"{middle:.2f}", (place, max(rates[name])), (0, 6), textcoords="offset points", ha="center")
     axes.set_xticks(range(len(NAMES)), ["Retouch", "whole\nrequests", "one at\na time"])
     axes.set_ylabel("edits a second on one device, saturated")
     axes.grid(axis="x", visible=False)

@@ -10,6 +10,7 @@ Everything goes over HTTP but what `benchmarks.engine_figures` measures in a pro
 import argparse
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -177,6 +178,7 @@ def main() -> None:
     arguments = _arguments()
     started_s = time.monotonic()
     parts = arguments.only or PARTS
+    shutil.rmtree(arguments.out / "runs", ignore_errors=True)
     results = Results(arguments.out, SPEED, CALM_SPEED)
     if "engine" in parts:
         results.values["equal bytes"] += _measured("equal-bytes", 1)
