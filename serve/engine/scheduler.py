@@ -22,8 +22,10 @@ from serve.engine.policy import IDLE_DOUBT, Batch, Costs, Row
 from serve.engine.turns import Turns
 from serve.types import Priority
 
-PATIENCE: Mapping[Priority, float] = {"high": 1.1, "normal": 1.1, "low": 4.0}
-"""When a row is due: this many times what first come, first served among rows of its priority and above would take."""
+PATIENCE: Mapping[Priority, float] = {"high": 0.0, "normal": 1.1, "low": 4.0}
+"""When a row is due: this many times what first come, first served among rows of its priority and above would take.
+
+One of high priority is due when it comes: among those of normal priority only what is past its time runs before it."""
 
 PATIENCE_RUN = 0.1
 """And so many times its own run in full batches, for one that finds the device idle has no wait to take a part of."""
@@ -201,8 +203,10 @@ class StepScheduler:
         )
         run_s = self._run_s(row)
         first_come_s = max(run_s, ahead_s + run_s / self._costs.limit(row.key))
-        patience = PATIENCE[row.priority] * min(1.0, typical.length_of(run_s) / QUICK) ** 2
-        due_s = row.arrived_s + max(run_s, patience * first_come_s) + PATIENCE_RUN * run_s
+        wait_s = PATIENCE[row.priority] * first_come_s
+        if row.priority == "normal":
+            wait_s = max(run_s, wait_s * min(1.0, typical.length_of(run_s) / QUICK) ** 2)
+        due_s = row.arrived_s + wait_s + PATIENCE_RUN * run_s
         return _Progress(row, min(due_s, row.deadline_s), row.steps)
 
     def _ordered(self, key: Hashable, now_s: float) -> list[_Progress]:

@@ -105,7 +105,7 @@ def test_a_job_that_waits_is_told_how_many_run_before_it_and_when_it_will_have_e
     assert [place.seconds / STEP_S for place in places] == pytest.approx([4, 8, 13, 19, 37], rel=1e-3)
 
 
-@pytest.mark.parametrize(("priority", "position"), [("low", 4), ("normal", 4), ("high", 1)])
+@pytest.mark.parametrize(("priority", "position"), [("low", 4), ("normal", 4), ("high", 0)])
 def test_a_priority_moves_the_place(priority: Priority, position: int):
     gate = Gate()
     with running(one_at_a_time(gate), gate) as engine:

@@ -80,6 +80,17 @@ def test_among_rows_that_are_all_equally_quick_the_first_that_came_runs_first_on
     assert [ran(scheduler, now_s=1.0 + step) for step in range(6)] == [(0,)] * 3 + [(1,)] * 3
 
 
+def test_a_high_row_comes_next_and_a_low_one_last_even_where_all_are_quick_and_none_has_slack():
+    scheduler = scheduler_of()
+    scheduler.add(row(0, steps=1000))
+    scheduler.cancel(0)
+    rows = [row(1, 5), row(2, 5, priority="low"), row(3, 5), row(4, 5, priority="high")]
+    begun(scheduler, *(replace(one, arrived_s=0.1 * number) for number, one in enumerate(rows)))
+    assert [ran(scheduler, now_s=1.0 + step) for step in range(20)] == [
+        (one,) for one in (4, 1, 3, 2) for _ in range(5)
+    ]
+
+
 def test_rows_of_higher_priority_run_first_while_there_is_slack():
     scheduler = scheduler_of()
     begun(scheduler, row(0, 2, priority="low"), row(1, 40, priority="normal"), row(2, 5, priority="high"))
