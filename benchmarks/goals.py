@@ -1,7 +1,7 @@
 """The figures that the project holds itself to, and how a set of measurements stands against them."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,12 +68,10 @@ Values = Mapping[str, Sequence[float]]
 """What was measured for each goal, a value a run."""
 
 
-def table(values: Values, notes: Mapping[str, str] | None = None) -> str:
+def table(values: Values) -> str:
     """Markdown: the median of each goal's runs, their range, and whether the median meets it."""
     lines = ["| | goal | median | range | runs | |", "|---|---|---|---|---|---|"]
-    lines += [
-        _line(goal, values[goal.name], (notes or {}).get(goal.name, "")) for goal in GOALS if values.get(goal.name)
-    ]
+    lines += [_line(goal, values[goal.name]) for goal in GOALS if values.get(goal.name)]
     return "\n".join(lines)
 
 
@@ -81,18 +79,13 @@ def missed(values: Values) -> list[Goal]:
     return [goal for goal in GOALS if values.get(goal.name) and not goal.met(statistics.median(values[goal.name]))]
 
 
-def _line(goal: Goal, found: Sequence[float], note: str) -> str:
+def _line(goal: Goal, found: Sequence[float]) -> str:
     middle = statistics.median(found)
     verdict: Literal["", "met", "missed"] = "" if not goal.shown else "met" if goal.met(middle) else "missed"
-    text = goal.text + (" (simulated)" if goal.simulated else "") + (f"; {note}" if note else "")
+    text = goal.text + (" (simulated)" if goal.simulated else "")
     spread = f"{_figure(min(found))} to {_figure(max(found))}" if len(found) > 1 else ""
     return f"| {text} | {goal.shown} | {_figure(middle)}{goal.unit} | {spread} | {len(found)} | {verdict} |"
 
 
 def _figure(value: float) -> str:
     return f"{value:.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3g}"
-
-
-def ratios(above: Iterable[float], below: Iterable[float]) -> list[float]:
-    """Run by run."""
-    return [a / b for a, b in zip(above, below, strict=True)]

@@ -9,20 +9,15 @@ Everything goes over HTTP but what `benchmarks.engine_figures` measures in a pro
 
 import argparse
 import asyncio
-import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from benchmarks import checkpoints, goals, workload
@@ -32,9 +27,10 @@ from benchmarks.drive import Bounds, drive
 from benchmarks.errors import BenchError
 from benchmarks.figures import figures
 from benchmarks.plan import MixedPlan
+from benchmarks.processes import faults, measured, plain_server, say
 from benchmarks.results_page import LONG, SHORT, Results
 from benchmarks.run import Run
-from benchmarks.server import RunningServer, free_port, serving
+from benchmarks.server import RunningServer, serving
 from benchmarks.steplog import Step
 from benchmarks.wire import Server
 from serve.settings import EMBEDDED_CHECKPOINT
@@ -111,14 +107,14 @@ class Suite:
 
     async def embedded(self, server: RunningServer) -> None:
         """On the CPU itself: the server's machine is the device, so one measurement at a time."""
-        offline = _measured("offline-per-s", self.runs, "--seconds", str(self.seconds))
+        offline = measured("offline-per-s", self.runs, "--seconds", str(self.seconds))
         for seed in range(self.runs):
             online = await self._run(server, "retouch-tiny", workload.parse(EMBEDDED, "embedded"), Closed(3), seed)
             self.results.values["online/offline"].append(_rate(online) / offline[seed])
 
     async def plain(self, server: RunningServer, small: Path) -> None:
         """Against diffusers behind FastAPI, on the same weights and threads."""
-        with _plain_server(small) as url:
+        with plain_server(small) as url:
             for seed in range(self.runs):
                 wanted = workload.parse(SMALL, "small")
                 own = await self._run(server, "kontext-small", wanted, Closed(8), seed)
@@ -167,9 +163,9 @@ class Suite:
         run = await drive(server, plan, arrivals, bounds, label, together, solo_s=self.solo_s[label])
         self.solo_s[label] = {**self.solo_s[label], **run.solo_s}
         found = figures(run)
-        _say(f"{label} {plan.name}: {found.images_per_s or 0:.2f} images/s, {found.answered}/{found.sent} answered")
+        say(f"{label} {plan.name}: {found.images_per_s or 0:.2f} images/s, {found.answered}/{found.sent} answered")
         for problem in found.problems:
-            _say(f"  {problem}")
+            say(f"  {problem}")
         self.results.runs.append(run)
         return run
 
@@ -181,16 +177,17 @@ def main() -> None:
     shutil.rmtree(arguments.out / "runs", ignore_errors=True)
     results = Results(arguments.out, SPEED, CALM_SPEED)
     if "engine" in parts:
-        results.values["equal bytes"] += _measured("equal-bytes", 1)
-        results.values["own ms"] += _measured("own-ms", arguments.runs)
+        results.values["equal bytes"] += measured("equal-bytes", 1)
+        results.values["own ms"] += measured("own-ms", arguments.runs)
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(_served(Suite(results, arguments.runs, arguments.seconds), Path(name), parts))
         if "accounting" in parts:
-            results.values["lost"].append(_faults(Path(name) / "accounting.json"))
+            say("-- accounting")
+            results.values["lost"].append(faults(Path(name) / "accounting.json"))
     results.write(time.monotonic() - started_s, arguments.runs)
     print(goals.table(results.values))
     for goal in goals.missed(results.values):
-        _say(f"missed: {goal.text}")
+        say(f"missed: {goal.text}")
 
 
 async def _served(suite: Suite, folder: Path, parts: Sequence[str]) -> None:
@@ -205,7 +202,7 @@ async def _served(suite: Suite, folder: Path, parts: Sequence[str]) -> None:
             "plain": lambda: suite.plain(server, small),
         }
         for part in (part for part in parts if part in measure):
-            _say(f"-- {part}")
+            say(f"-- {part}")
             await measure[part]()
 
 
@@ -247,48 +244,6 @@ def _at(server: RunningServer, model: str) -> Server:
     return Server(server.url, Shape(model=model))
 
 
-@contextmanager
-def _plain_server(weights: Path) -> Generator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "benchmarks.plain_diffusers", str(weights), "--port", str(port), "--threads", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_for(f"{url}/healthz", process)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    give_up_s = time.monotonic() + 120
-    while time.monotonic() < give_up_s and process.poll() is None:
-        with suppress(httpx.TransportError):
-            if httpx.get(url, trust_env=False).is_success:
-                return
-        time.sleep(0.5)
-    raise BenchError(f"nothing answered at {url}")
-
-
-def _measured(figure: str, times: int, *more: str) -> list[float]:
-    """By `benchmarks.engine_figures`, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.engine_figures", figure, "--times", str(times), *more]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    found = [float(line) for line in done.stdout.split()]
-    _say(f"{figure}: {', '.join(f'{value:.3g}' for value in found)}")
-    return found
-
-
-def _faults(report: Path) -> int:
-    """What `benchmarks.accounting` found wrong with its 10,000 requests."""
-    _say("-- accounting")
-    command = [sys.executable, "-m", "benchmarks.accounting", "--distinct", "100", "--out", str(report)]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    _say(done.stdout)
-    return len(json.loads(report.read_text(encoding="utf-8"))["faults"])
-
-
 def _rate(run: Run) -> float:
     return _known(figures(run).images_per_s, run)
 
@@ -317,10 +272,6 @@ def _first_step(run: Run, steps: Sequence[Step]) -> float:
     """p99 of the time from the engine's taking a request to its first step, over the mean step of that time."""
     waits = [one.stages_ms["queue"] + one.stages_ms["encode"] for one in run.records if one.outcome == "answered"]
     return float(np.percentile(waits, 99)) / 1e3 / float(np.mean([step.seconds for step in steps]))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from serve import strict_yaml
 from serve.errors import ConfigurationError
 from serve.kubernetes import is_service_variable
 
@@ -105,7 +106,8 @@ class ModelSettings(_Section):
     its work may fill. profile_s: seconds that a start may spend to measure the model, where it is not known from an
     earlier one. step_log: a file that gets a line of JSON for each step. num_gpus, num_cpus: of one replica, as Ray
     counts them. threads: of one replica's CPU kernels; 0: as many as its process may use CPUs, counted where it runs
-    (`serve.cpus.usable_cpus`). num_inference_steps, strength and guidance_scale replace the family's defaults.
+    (`serve.cpus.usable_cpus`), and one where the backend is simulated. num_inference_steps, strength and
+    guidance_scale replace the family's defaults.
     """
 
     id: ModelId
@@ -223,20 +225,9 @@ def _merged(current: object, changes: object) -> object:
     return {**current, **changes} if isinstance(current, Mapping) else current
 
 
-class _OnceOnlyLoader(yaml.SafeLoader):
-    """YAML in which a key stands once: PyYAML would keep the last one and drop the others in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        doubled = next((name for name in names if names.count(name) > 1), None)
-        if doubled is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {doubled} occurs twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _OnceOnlyLoader)
+        values = strict_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from serve import strict_yaml
 from serve.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parent / "timings"
@@ -110,7 +111,7 @@ def shipped() -> list[str]:
 
 def _read(path: Path) -> object:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return strict_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"timings {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

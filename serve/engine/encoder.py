@@ -54,10 +54,6 @@ class Encoder:
     def used_bytes(self) -> int:
         return self.texts.used_bytes + self.images.used_bytes
 
-    @property
-    def misses(self) -> int:
-        return self.texts.misses + self.images.misses
-
     def keeps(self, job: EditJob) -> bool:
         """Whether nothing of the job is left to encode."""
         parts = self._parts(job)

@@ -10,9 +10,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepLine:
-    """at: Unix seconds of its start. seconds: that it took. passes: of the denoiser's calls, of which `filler`
-    are nobody's. waiting: rows that
-    were not begun then. encodes, decodes: since the step before.
+    """at: Unix seconds of its start. seconds: that it took. passes: of the denoiser's calls, of which `filler` are
+    nobody's. waiting: rows that were not begun then. encodes, decodes: since the step before.
     """
 
     at: float

@@ -60,11 +60,7 @@ def latest_ends(first_come: History) -> list[float]:
     had come by then, which takes any device that never rests equally long."""
     ends: list[float] = []
     for job, one in enumerate(first_come.arrivals):
-        due_s = (
-            one.at_s
-            + PATIENCE["normal"] * (first_come.ended_s[job] - one.at_s)
-            + PATIENCE_RUN * one.steps * LINEAR_STEP_S
-        )
+        due_s = one.at_s + 1.1 * (first_come.ended_s[job] - one.at_s) + 0.1 * one.steps * LINEAR_STEP_S
         ends.append(max(due_s, *(first_come.ended_s[other] for other in _come_by(first_come, due_s))) + LINEAR_STEP_S)
     return ends
 
@@ -142,7 +138,7 @@ def test_no_stream_of_shorter_rows_starves_a_long_one(steps_of_others: int, limi
     gap_s = steps_of_others * step_s / limit / 2
     stream = [Arrival((index + 1) * gap_s, steps_of_others) for index in range(int(150 * step_s / gap_s))]
     history = simulate(scheduler_of(h200_512px, limit), [Arrival(0.0, 50), *stream], h200_512px)
-    due_steps = (PATIENCE["normal"] + PATIENCE_RUN) * 50
+    due_steps = (1.1 + 0.1) * 50
     assert history.ended_s[0] <= (50 + 2 * due_steps + 2) * step_s
     assert min(history.ended_s[job] for job in range(1, 10)) < history.ended_s[0]
 

@@ -95,6 +95,7 @@ def test_the_linear_table_gains_nothing_from_batches_and_the_zero_table_takes_no
         ),
         ("[1]", "dictionary"),
         ("a: b: c", "is no good YAML"),
+        ("{source: s, components: {d: [{seconds: {1: 1, 1: 2}}]}}", "the key 1 occurs twice"),
     ],
 )
 def test_a_file_at_fault_is_named_with_its_key(tmp_path: Path, text: str, message: str):
