@@ -34,7 +34,7 @@ bench: $(VENV)/installed-bench
 	@$(VENV)/bin/python -m benchmarks.suite $(ARGS)
 
 soak: $(VENV)/installed-bench
-	@$(VENV)/bin/python -m benchmarks.soak $(ARGS)
+	@$(VENV)/bin/python -m benchmarks.soak --out benchmarks/results $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,8 +3,8 @@
 `python -m benchmarks.soak --minutes 15` serves the embedded model and a simulated FLUX.1 Kontext side by side, and
 sends both a mix of edits in a closed loop. The memory of every process is sampled; the slope of a straight line through
 the proportional set sizes, after a warm-up of two minutes, is told for each kind of process and for all together, with
-its standard error, which takes samples for independent. Memory does not grow where its slope is within two standard
-errors of 0, or below 1 MiB a minute.
+its standard error. It is of the means of each minute, since what is sampled every few seconds depends on the samples
+before. Memory does not grow where its slope is within two standard errors of 0, or below 1 MiB a minute.
 
 Ray's object store is told apart, and not in what the processes hold: it is a file of a fixed size in shared memory, of
 which the system has given out what was ever written to, so it fills up for a while and never gets larger than its size.
@@ -26,6 +26,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from benchmarks.arrivals import Closed
@@ -40,6 +41,8 @@ from benchmarks.server import Memory, RunningServer, serving
 from benchmarks.wire import Server
 from benchmarks.workload import Workload
 from serve.settings import LimitSettings, embedded_model
+
+Numbers = npt.NDArray[np.float64]
 
 SAMPLE_S = 5.0
 WARMUP_S = 120.0
@@ -103,6 +106,7 @@ def main() -> None:
     told = {**facts, **found, "samples": [asdict(one) for one in samples]}
     (arguments.out / "soak.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
     plot(samples, arguments.out / "soak.png")
+    (arguments.out / "soak.md").write_text(_page(facts, found), encoding="utf-8")
     print(markdown(found))
     sys.exit(1 if found["errors"] or not found["flat"] else 0)
 
@@ -123,14 +127,20 @@ def report(samples: Sequence[Sample], runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slope(at_s: Sequence[float], mib: Sequence[float]) -> Slope:
-    """By least squares; at least three samples. The standard error takes their residuals for independent."""
-    minutes, values = np.asarray(at_s) / 60.0, np.asarray(mib)
+    """By least squares, of the means of each minute; samples of at least three."""
+    minutes, values = _by_minute(np.asarray(at_s) / 60.0, np.asarray(mib))
     centred = minutes - minutes.mean()
     spread = float((centred**2).sum())
     rise = float((centred * values).sum()) / spread
     residuals = values - values.mean() - rise * centred
     error = float(np.sqrt((residuals**2).sum() / (len(values) - 2) / spread))
     return Slope(rise, error, _verdict(rise, error))
+
+
+def _by_minute(minutes: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
+    whole = minutes.astype(int)
+    each = [whole == minute for minute in np.unique(whole)]
+    return np.array([minutes[one].mean() for one in each]), np.array([values[one].mean() for one in each])
 
 
 def in_parts(records: Sequence[Record], duration_s: float) -> list[float]:
@@ -174,6 +184,15 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines.append(f"{model}: {found['answered'][model]} requests answered; images/s in thirds of the time: {told}")
     errors = ", ".join(f"{what}: {count}" for what, count in found["errors"].items())
     return "\n".join([*lines, f"errors: {errors or 'none'}"])
+
+
+def _page(facts: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    machine = facts["machine"]
+    about = (
+        f"{machine['cpu']}, {machine['cores']} cores; `make soak`, {facts['minutes']:g} minutes; load average "
+        f"{machine['load_before']:.1f} before, {machine['load_after']:.1f} at the end."
+    )
+    return f"# Soak\n\n{about}\n\n{markdown(found)}\n\n![soak.png](soak.png)\n"
 
 
 def _verdict(rise: float, error: float) -> str:

@@ -277,7 +277,7 @@ def _first_step(run: Run, steps: Sequence[Step]) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="of each measurement (default: 3)")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of the shortest one (default: 12)")
+    parser.add_argument("--seconds", type=float, default=11.0, help="of the shortest one (default: 11)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--only", nargs="*", choices=PARTS, default=())
     return parser.parse_args()

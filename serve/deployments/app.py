@@ -16,7 +16,7 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from serve.deployments import proxy
+from serve.deployments import heap, proxy
 from serve.deployments.codec import Codec
 from serve.deployments.editor import Editor
 from serve.deployments.ingress import Ingress
@@ -77,6 +77,7 @@ def start(settings: Settings) -> None:
     """
     app = application(settings)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("MALLOC_ARENA_MAX", heap.ARENAS)
     proxy.install()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(

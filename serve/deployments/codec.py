@@ -11,6 +11,7 @@ from typing import TypeVar
 import pybase64
 
 from serve.deployments.calls import refusals_as_results, succeeded
+from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Prepared, Ticket
 from serve.errors import EditError
@@ -31,6 +32,7 @@ class Codec:
 
     def __init__(self, settings: Settings, facts: Mapping[str, ModelFacts]) -> None:
         adopt_serve_logging(settings.server.log_level)
+        return_pictures_at_once()
         self._settings = settings
         self._facts = facts
         self._store = LocalStore(settings.storage)

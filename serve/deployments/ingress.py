@@ -15,6 +15,7 @@ from serve.deployments.calls import RESTART_S, Call, ReplicaLost, answered
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import EDIT_ANSWERS, EDIT_BODY, EDIT_HEADERS, METRICS_ANSWER
 from serve.deployments.engines import Engines
+from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import BodyBudget, Edge, install_error_handlers, require_json
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Ticket
@@ -75,6 +76,7 @@ class Ingress:
         editors: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
         adopt_serve_logging(settings.server.log_level)
+        return_pictures_at_once()
         started = int(time.time())
         self._settings = settings
         self._models = {

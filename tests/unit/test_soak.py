@@ -18,9 +18,11 @@ def test_a_straight_line_has_its_own_slope_and_no_error() -> None:
     assert found.verdict == "grows"
 
 
-def test_slope_and_standard_error_are_those_of_least_squares() -> None:
+def test_slope_and_standard_error_are_those_of_least_squares_over_the_means_of_minutes() -> None:
     values = [100 + at_s / 60 + noise for at_s, noise in zip(AT_S, NOISE_MIB, strict=True)]
-    (rise, _), covariance = np.polyfit(np.asarray(AT_S) / 60, values, 1, cov=True)
+    minutes = [slice(first, first + 12) for first in range(0, len(AT_S), 12)]
+    at_min, means = ([np.mean(each[minute]) for minute in minutes] for each in (np.asarray(AT_S) / 60, values))
+    (rise, _), covariance = np.polyfit(at_min, means, 1, cov=True)
     found = slope(AT_S, values)
     assert (found.mib_per_min, found.standard_error) == pytest.approx((rise, np.sqrt(covariance[0, 0])))
 
