@@ -8,6 +8,10 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help serve test check bench soak clean
 
+# The engines of the model that comes along, which the server runs: made once, and again when the model has changed.
+ENGINES := model_repository/retouch-tiny.denoiser/1/manifest.json
+MODEL := $(wildcard embedded_model/checkpoint/*/*) serve/families/pixel_edit.py serve/families/pixel_edit_unet.py
+
 help:
 	@echo 'make serve   install what the server needs, once, and start it (ARGS="--port 8080" for options)'
 	@echo 'make test    run all tests (ARGS="tests/unit -x" for options)'
@@ -18,10 +22,10 @@ help:
 	@echo
 	@echo 'PYTHON=python3.12 chooses the Python that the installation is made with.'
 
-serve: $(VENV)/installed-serve
+serve: $(VENV)/installed-serve $(ENGINES)
 	@exec $(VENV)/bin/retouch serve $(ARGS)
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev $(ENGINES)
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
 check: $(VENV)/installed-dev
@@ -30,10 +34,10 @@ check: $(VENV)/installed-dev
 	@$(VENV)/bin/basedpyright
 	@$(VENV)/bin/lint-imports
 
-bench: $(VENV)/installed-bench
+bench: $(VENV)/installed-bench $(ENGINES)
 	@$(VENV)/bin/python -m benchmarks.suite $(ARGS)
 
-soak: $(VENV)/installed-bench
+soak: $(VENV)/installed-bench $(ENGINES)
 	@$(VENV)/bin/python -m benchmarks.soak --out benchmarks/results $(ARGS)
 
 clean:
@@ -52,6 +56,10 @@ $(VENV)/installed-serve: pyproject.toml constraints.txt
 	$(make_venv)
 	@echo 'Installing the server into $(VENV); the first time takes some minutes, mostly for PyTorch.'
 	@$(PIP) install -qq --constraint constraints.txt --editable .
+	@touch $@
+
+$(ENGINES): $(MODEL) | $(VENV)/installed-serve
+	@$(VENV)/bin/retouch build-engines
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt

@@ -17,41 +17,20 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from benchmarks.real_shapes import (
+    FLUX_AUTOENCODER,
+    REAL_AUTOENCODER,
+    REAL_SUMMARY_TOKENS,
+    REAL_TEXT_TOKENS,
+    REAL_TRANSFORMER,
+)
+
 Module = TypeVar("Module", bound=nn.Module)
 
 TEXT_TOKENS = 16
 SUMMARY_TOKENS = 8
 """CLIP reads fewer than T5, as in the real model. Both are of the small checkpoint."""
 TEXT_WIDTH = 32
-REAL_TEXT_TOKENS = 512
-REAL_SUMMARY_TOKENS = 77
-
-_FLUX_AUTOENCODER: dict[str, Any] = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "latent_channels": 16,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
-_REAL_AUTOENCODER: dict[str, Any] = {
-    **_FLUX_AUTOENCODER,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-}
-_REAL_TRANSFORMER: dict[str, Any] = {
-    "in_channels": 64,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": TEXT_WIDTH,
-    "pooled_projection_dim": TEXT_WIDTH,
-    "guidance_embeds": True,
-    "axes_dims_rope": (16, 56, 56),
-}
-"""But for the two widths of the text, which are 4096 and 768."""
 
 
 def flux_kontext(folder: Path) -> Path:
@@ -78,8 +57,9 @@ def flux_kontext_configurations(folder: Path) -> Path:
     latent channels at an eighth of the picture's sides, tokens of 64 channels, 512 tokens of text, 77 of its summary.
     """
     _write(folder / "model_index.json", {"_class_name": "FluxKontextPipeline"})
-    _write(folder / "transformer" / "config.json", {"_class_name": "FluxTransformer2DModel", **_REAL_TRANSFORMER})
-    _write(folder / "vae" / "config.json", {"_class_name": "AutoencoderKL", **_REAL_AUTOENCODER})
+    narrow = {**REAL_TRANSFORMER, "joint_attention_dim": TEXT_WIDTH, "pooled_projection_dim": TEXT_WIDTH}
+    _write(folder / "transformer" / "config.json", {"_class_name": "FluxTransformer2DModel", **narrow})
+    _write(folder / "vae" / "config.json", {"_class_name": "AutoencoderKL", **REAL_AUTOENCODER})
     _flux_scheduler().save_pretrained(folder / "scheduler")
     _clip_tokenizer(REAL_SUMMARY_TOKENS).save_pretrained(folder / "tokenizer")
     _t5_tokenizer(REAL_TEXT_TOKENS).save_pretrained(folder / "tokenizer_2")
@@ -107,7 +87,7 @@ def _flux_transformer() -> FluxTransformer2DModel:
 
 def _autoencoder() -> AutoencoderKL:
     small: dict[str, Any] = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
-    return AutoencoderKL(**_FLUX_AUTOENCODER, **small)
+    return AutoencoderKL(**FLUX_AUTOENCODER, **small)
 
 
 def _flux_scheduler() -> FlowMatchEulerDiscreteScheduler:

@@ -1,43 +1,26 @@
 """How long the components of a model take here, by batch: a table of timings for the backend `simulated`.
 
-`python -m benchmarks.measure_timings > table.yaml` measures the embedded model at 512x512; with `--config` and
-`--model` one of a configuration. Every component runs on random inputs of the shapes that it declares. `--axis
-NAME=LENGTH` sets how long an axis is; without, it is as long as the component is optimised for. A time is that of the
-fastest of several calls, after one that warms up: whatever else the machine does can only add to it.
+`python -m benchmarks.measure_timings > table.yaml` measures the embedded model at 512x512; with `--config`
+and `--model` one of a configuration. Every component runs on random inputs of the shapes that it declares. A time is
+that of the fastest of several calls, after one that warms up: whatever else the machine does can only add to it.
 """
 
 import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from serve.backends import load_backend
-from serve.backends.base import Backend, Component
-from serve.backends.checks import DTYPES, shape_of
-from serve.families import load_family
+from build_engines.inputs import lengths_of, random_inputs
+from build_engines.parts import loaded
+from serve.backends.base import Component
 from serve.settings import load
-from serve.types import Axis, ComponentSpec, TensorSpec
-
-
-class Recorder:
-    """A backend that keeps what it loads."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.components: list[Component] = []
-        self._backend = backend
-        self.name, self.device, self.dtype = backend.name, backend.device, backend.dtype
-        self.batch_invariant, self.memory = backend.batch_invariant, backend.memory
-
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module]) -> Component:
-        component = self._backend.load(spec, module)
-        self.components.append(component)
-        return component
+from serve.types import Size
 
 
 def main() -> None:
@@ -45,54 +28,29 @@ def main() -> None:
     model = load(arguments.config).model(arguments.model)
     if model is None:
         sys.exit(f"the configuration has no model {arguments.model!r}")
-    recorder = Recorder(load_backend(model))
-    load_family(model, recorder)
-    chosen = dict(arguments.axis)
+    made = loaded(model)
+    drawn = made.family.lengths(arguments.size, ())
     measured = {
-        component.spec.name: _timings(component, recorder.device, chosen, arguments.batches, arguments.runs)
-        for component in recorder.components
+        name: _timings(component, made.backend.device, drawn, arguments.batches, arguments.runs)
+        for name, component in made.components.items()
     }
-    axes = sorted({(axis.name, chosen.get(axis.name, axis.opt)) for axis in _free_axes(recorder.components)})
+    width, height = arguments.size
     source = (
-        f"Measured by benchmarks.measure_timings: model {model.id} on {recorder.name}, PyTorch {torch.__version__}, "
-        f"{model.precision}, {', '.join(f'{name} {length}' for name, length in axes)}; "
-        f"the fastest of {arguments.runs} calls, load average {os.getloadavg()[0]:.1f} at the end."
+        f"Measured by benchmarks.measure_timings: model {model.id} on {made.backend.name}, "
+        f"PyTorch {torch.__version__}, {model.precision}, {width}x{height}; the fastest of {arguments.runs} calls, "
+        f"load average {os.getloadavg()[0]:.1f} at the end."
     )
     _write(source, measured)
 
 
-def lengths_of(axes: Sequence[Axis], chosen: Mapping[str, int]) -> dict[str, int]:
-    """Of every axis: as it follows from others, as chosen, or its optimum."""
-    lengths = {axis.name: chosen.get(axis.name, axis.opt) for axis in axes if not axis.of}
-    related = (axis for axis in axes if axis.of)
-    return lengths | {a.name: int(a.ratio * sum(lengths[name] for name in a.of)) + a.plus for a in related}
-
-
-def random_inputs(spec: ComponentSpec, lengths: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
-    """One tensor for each of the inputs, the same at every call; integers are 1: a known token, an open mask."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    return {tensor.name: _random(tensor, lengths, generator).to(device) for tensor in spec.inputs}
-
-
-def _random(spec: TensorSpec, lengths: Mapping[str, int], generator: torch.Generator) -> Tensor:
-    shape, dtype = shape_of(spec, lengths), DTYPES[spec.dtype]
-    return (
-        torch.rand(shape, generator=generator).to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype)
-    )
-
-
-def _free_axes(components: Sequence[Component]) -> list[Axis]:
-    return [axis for one in components for axis in one.spec.axes if not axis.of and axis.name != "batch"]
-
-
 def _timings(
-    component: Component, device: torch.device, chosen: Mapping[str, int], batches: Sequence[int], runs: int
+    component: Component, device: torch.device, drawn: Mapping[str, int], batches: Sequence[int], runs: int
 ) -> dict[int, float]:
     """Seconds of a call by batch, to the microsecond."""
     timings: dict[int, float] = {}
     for batch in batches:
-        lengths = lengths_of(component.spec.axes, {**chosen, "batch": batch})
-        inputs = random_inputs(component.spec, lengths, device)
+        made = random_inputs(component.spec, lengths_of(component.spec, drawn, batch))
+        inputs = {name: tensor.to(device) for name, tensor in made.items()}
         seconds = [_seconds(component, inputs) for _ in range(runs + 1)]
         timings[batch] = round(min(seconds[1:]), 6)
         print(f"{component.spec.name}, batch {batch}: {timings[batch]} s", file=sys.stderr)
@@ -115,16 +73,16 @@ def _write(source: str, measured: Mapping[str, Mapping[int, float]]) -> None:
         print(f"  {name}:\n    - seconds: {{{points}}}")
 
 
-def _axis(text: str) -> tuple[str, int]:
-    name, length = text.split("=")
-    return name, int(length)
+def _size(text: str) -> Size:
+    width, height = text.split("x")
+    return int(width), int(height)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model", default="", help="an id of the configuration; without, its default model")
-    parser.add_argument("--axis", type=_axis, action="append", default=[], metavar="NAME=LENGTH")
+    parser.add_argument("--size", type=_size, default=(512, 512), metavar="WIDTHxHEIGHT", help="of the picture")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--runs", type=int, default=7)
     return parser.parse_args()

@@ -1,4 +1,5 @@
-"""How many CPUs this process may use: those of its affinity, or fewer where a control group's quota allows less.
+"""What the CPU is, and how many this process may use: those of its affinity, or fewer where a control group's quota
+allows less.
 
 `os.cpu_count()` counts the machine's, which in a container are often many more.
 https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
@@ -7,11 +8,13 @@ https://docs.kernel.org/scheduler/sched-bwc.html
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 MEMBERSHIP = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cpus(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int:
@@ -21,6 +24,13 @@ def usable_cpus(membership: Path = MEMBERSHIP, mount: Path = MOUNT) -> int:
     """
     quota = min(_quotas(membership, mount), default=math.inf)
     return max(1, math.ceil(min(_affinity(), quota)))
+
+
+def cpu_name() -> str:
+    """As its maker calls it. Linux tells it in a line `model name : ...`, though not for every architecture."""
+    lines = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _affinity() -> int:

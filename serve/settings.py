@@ -21,10 +21,13 @@ from serve.kubernetes import is_service_variable
 
 ENV_PREFIX = "RETOUCH_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-EMBEDDED_CHECKPOINT = Path(__file__).parent.parent / "embedded_model" / "checkpoint"
+_ROOT = Path(__file__).parent.parent
+EMBEDDED_CHECKPOINT = _ROOT / "embedded_model" / "checkpoint"
 """Both packages are installed together, editable or not; finding it by import would take any folder of that name."""
 MIB = 2**20
 
+BackendName = Literal["torch", "onnxruntime", "openvino", "tensorrt", "triton", "simulated"]
+Precision = Literal["float32", "float16", "bfloat16"]
 ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
 
 
@@ -96,12 +99,38 @@ class SimulatedSettings(_Section):
     memory_bytes: int = Field(default=141 * 10**9, ge=1)
 
 
+class TritonSettings(_Section):
+    """Of the backend `triton`: a Triton server that serves the model repository.
+
+    address: host and port of its gRPC. timeout_s: that one call may take. shared_memory: tensors lie where both
+    processes see them, which needs one machine, and from Triton 2.68 on the server's option --allow-client-shm=true.
+    """
+
+    address: str = "127.0.0.1:8001"
+    timeout_s: float = Field(default=60.0, gt=0)
+    shared_memory: bool = True
+
+
+class ComponentSettings(_Section):
+    """Where one component of a model runs; what is left out is as for the model."""
+
+    backend: BackendName | None = None
+    device: str | None = None
+    precision: Precision | None = None
+    threads: int | None = Field(default=None, ge=0)
+
+
 class ModelSettings(_Section):
     """One model that is served.
 
-    weights: a folder in diffusers' layout or a hub id. device: as torch names it. max_batch: rows that one pass of the
+    weights: a folder in diffusers' layout or a hub id. backend: what runs its components. model_repository: where
+    `retouch build-engines` puts the compiled ones, for the backends `onnxruntime`, `openvino`, `tensorrt` and `triton`.
+    components: by name, those that run elsewhere than the others. device: as torch names it. compile: the backend
+    `torch` compiles what it runs, which takes up to a minute for each shape when it first comes. cuda_graphs: on CUDA
+    devices, the backends `torch` and `tensorrt` launch what they run as graphs. max_batch: rows that one pass of the
     denoiser takes. batching: `steps`, where rows join and leave at each step; `requests`, where requests of equal
-    parameters run through together; `none`, one request after the other. The last two are there to be measured against.
+    parameters run through together; `none`, one request after the other. The last two are there to be measured
+    against.
     max_queued_rows: rows that wait before the answer is 429. memory_share: of the device's memory, what the model and
     its work may fill. profile_s: seconds that a start may spend to measure the model, where it is not known from an
     earlier one. step_log: a file that gets a line of JSON for each step. num_gpus, num_cpus: of one replica, as Ray
@@ -114,10 +143,15 @@ class ModelSettings(_Section):
     aliases: tuple[ModelId, ...] = ()
     family: str
     weights: str
-    backend: Literal["torch", "simulated"] = "torch"
+    backend: BackendName = "torch"
+    model_repository: Path = _ROOT / "model_repository"
+    components: dict[str, ComponentSettings] = {}
     simulated: SimulatedSettings = SimulatedSettings()
+    triton: TritonSettings = TritonSettings()
     device: str = "cpu"
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Precision = "float32"
+    compile: bool = False
+    cuda_graphs: bool = True
     max_batch: int = Field(default=1, ge=1, le=64)
     batching: Literal["steps", "requests", "none"] = "steps"
     max_queued_rows: int = Field(default=64, ge=1)
@@ -139,10 +173,20 @@ class ModelSettings(_Section):
             raise ValueError(f"device {self.device} needs num_gpus above 0; Ray shows a replica no GPU without")
         return self
 
+    @model_validator(mode="after")
+    def _what_is_compiled_runs_on_torch(self) -> Self:
+        backends = {self.backend, *(component.backend for component in self.components.values())}
+        if self.compile and "torch" not in backends:
+            raise ValueError(f"compile is of the backend torch alone; backend is {self.backend}")
+        return self
+
 
 def embedded_model() -> ModelSettings:
     """The small model that comes with the project and needs no GPU."""
-    return ModelSettings(id="retouch-tiny", family="pixel_edit", weights=str(EMBEDDED_CHECKPOINT))
+    weights = str(EMBEDDED_CHECKPOINT)
+    return ModelSettings(
+        id="retouch-tiny", family="pixel_edit", weights=weights, backend="openvino", precision="bfloat16"
+    )
 
 
 class Settings(BaseSettings):

@@ -93,11 +93,15 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """name, element type and shape of one tensor; a string in `shape` names an `Axis` of the component."""
+    """name, element type and shape of one tensor; a string in `shape` names an `Axis` of the component.
+
+    count: of an input of whole numbers, how many different ones it takes, from 0 on.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int | str, ...]
+    count: int = 2
 
 
 @dataclass(frozen=True, slots=True)

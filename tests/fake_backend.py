@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -48,8 +49,16 @@ class FakeBackend:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
-    def load(self, spec: ComponentSpec, module: Callable[[], torch.nn.Module]) -> "FakeComponent":
+    def load(
+        self, spec: ComponentSpec, module: Callable[[], torch.nn.Module], weights: Path | None = None
+    ) -> "FakeComponent":
         return FakeComponent(spec, module(), self)
+
+    def close(self) -> None:
+        """All goes with the process."""
+
+    def check(self) -> None:
+        """It is never away."""
 
 
 class FakeComponent:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 from serve.backends.base import Component
 from serve.families.base import Call, Plan, Sample, Stage, TextEncoding
-from serve.types import ComponentSpec, EditJob, Pixels, Priority
+from serve.types import ComponentSpec, EditJob, Pixels, Priority, Size
 from tests import fake_components
 from tests.fake_backend import FakeBackend
 from tests.fake_components import CHANNELS, PATCH, TEXT, WatchedComponent
@@ -187,10 +188,13 @@ class FakeFamily:
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[1] for image in images)
 
+    def lengths(self, size: Size, references: Sequence[Size]) -> dict[str, int]:
+        raise NotImplementedError("its components are not compiled")
+
     def _loaded(
         self, name: ComponentName, spec: ComponentSpec, module: Callable[[], torch.nn.Module]
     ) -> WatchedComponent:
-        loaded = self.backend.load(spec, module)
+        loaded = self.backend.load(spec, module, Path())
         return WatchedComponent(loaded, lambda rows: self._before_call(name, rows))
 
     def _before_call(self, component: ComponentName, rows: list[int]) -> None:

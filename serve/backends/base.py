@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -63,11 +64,22 @@ class Backend(Protocol):
     batch_invariant: bool
     memory: DeviceMemory
 
-    def load(self, spec: ComponentSpec, module: Callable[[], torch.nn.Module]) -> Component:
-        """Make `spec` ready to run. module: builds the reference torch module, called only where weights are needed.
+    def load(self, spec: ComponentSpec, module: Callable[[], torch.nn.Module], weights: Path) -> Component:
+        """Make `spec` ready to run. module: builds the reference torch module, called only where it is needed; its
+        forward takes the inputs by name and returns one tensor, or a tuple in the order of `spec.outputs`. weights: the
+        folder that the module is made from.
 
-        Its forward takes the inputs by name and returns one tensor, or a tuple in the order of `spec.outputs`.
+        Raises ConfigurationError: the component cannot run as it is configured.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of what would outlive this process. Called when no call is under way."""
+        ...
+
+    def check(self) -> None:
+        """Raises BackendUnavailable: calls would fail now, and may succeed later. Runs on any thread, for seconds at
+        the most."""
         ...
 
 

@@ -1,11 +1,12 @@
 """Whether tensors fit what a component declares: run before and after each call, whatever the executor."""
 
 from collections.abc import Iterable, Mapping
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from serve.types import Axis, ComponentSpec, TensorSpec
+from serve.types import Axis, ComponentSpec, DType, TensorSpec
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -15,6 +16,12 @@ DTYPES: dict[str, torch.dtype] = {
     "bool": torch.bool,
 }
 """Of torch, by the name that a `TensorSpec` gives it."""
+
+
+def name_of(dtype: torch.dtype) -> DType:
+    """The inverse of `DTYPES`."""
+    names: tuple[DType, ...] = get_args(DType)
+    return next(name for name in names if DTYPES[name] == dtype)
 
 
 class Checks:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -67,12 +68,21 @@ class SimulatedBackend:
         torch.set_num_threads(model.threads or 1)
         return cls(model.simulated, model.precision)
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module]) -> "SimulatedComponent":
-        """module: is not called. Raises ConfigurationError where the table has no timings of the component."""
+    def load(
+        self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path | None = None
+    ) -> "SimulatedComponent":
+        """module: is not called, and weights not read. Raises ConfigurationError where the table has no timings of the
+        component."""
         if not self._table.knows(spec.name):
             raise ConfigurationError(f"the timings of {self.name} lack the component {spec.name}, and have no default")
         with self._device.call(spec.name, 0):  # room for the weights
             return SimulatedComponent(spec, self._device, self._table, self._speed)
+
+    def close(self) -> None:
+        """All goes with the process."""
+
+    def check(self) -> None:
+        """Calls never fail for want of the device."""
 
 
 class SimulatedComponent:

@@ -1,4 +1,4 @@
-"""The command line: `retouch serve`, `retouch edit`, `retouch models` and `retouch bench`."""
+"""The command line: `retouch serve`, `edit`, `models`, `build-engines` and `bench`."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from serve.cli.bench import bench
+from serve.cli.build import build_engines
 from serve.cli.console import EXIT_CODES, Exit, Failure, say
 from serve.cli.edit import edit
 from serve.cli.models import models
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, edit, models):
+for command in (serve, edit, models, build_engines):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(bench, name="bench")
 

@@ -40,8 +40,8 @@ class Editor:
 
     @refusals_as_results
     async def ping(self) -> None:
-        """Raises BackendUnavailable where edits would fail."""
-        self._refuse_when_dead()
+        """Raises BackendUnavailable where edits would fail. An executor that is away leaves the replica as it is."""
+        await asyncio.to_thread(self._engine.check)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -52,9 +52,6 @@ class Editor:
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
-        self._refuse_when_dead()
-
-    def _refuse_when_dead(self) -> None:
         if not self._engine.healthy():
             raise BackendUnavailable(f"the engine has died: {self._engine.failure()}")
 

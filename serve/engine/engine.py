@@ -93,7 +93,7 @@ class EngineStats:
 
 
 class Engine:
-    """One loaded model. Every method may be called from any thread; none waits for the device, except `drain`.
+    """One loaded model. Every method may be called from any thread; none waits for the device, but `drain` and `check`.
 
     profile: what the model costs, as far as it is known.
     """
@@ -103,6 +103,7 @@ class Engine:
     ) -> None:
         self._family = family
         self._memory = backend.memory
+        self._backend = backend
         self._options = options
         self._budget_bytes = int(options.memory_share * self._memory.capacity_bytes())
         self._runner = Runner(family, backend, options.max_batch)
@@ -185,6 +186,12 @@ class Engine:
         """Whether jobs that were taken are being worked on."""
         return self._phase in (_Phase.RUNNING, _Phase.DRAINING)
 
+    def check(self) -> None:
+        """Raises BackendUnavailable where edits would fail now. Waits for the executor, for seconds at the most."""
+        if not self.healthy():
+            raise BackendUnavailable(f"the engine has died: {self._failure}")
+        self._backend.check()
+
     def failure(self) -> str | None:
         """What the loop died of, for the operator; None while it has not."""
         return self._failure
@@ -201,6 +208,8 @@ class Engine:
             self._thread.join(timeout_s)
         self._end(_Phase.STOPPED, BackendUnavailable("the model was shut down before the edit was done; try again"))
         self._log.close()
+        if not self._thread.is_alive():
+            self._backend.close()
 
     def _room_bytes(self) -> float:
         """Whole-request batching, which is there to be measured against, does not look at the memory."""

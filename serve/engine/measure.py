@@ -10,7 +10,7 @@ import torch
 from serve.backends.base import Backend, DeviceMemory
 from serve.engine.profile import Profile
 from serve.engine.runner import Runner
-from serve.errors import DeviceOutOfMemory
+from serve.errors import DeviceOutOfMemory, UnsupportedParameter
 from serve.families.base import Family, Plan, Sample, Stage
 from serve.types import EditJob, Size
 
@@ -25,13 +25,22 @@ JOB_STEPS = 28
 def measure(family: Family, backend: Backend, profile: Profile, sizes: Sequence[Size], within_s: float) -> None:
     """Fill the profile. sizes: (width, height) that the model draws, in the order of their weight.
 
-    One size at one batch is measured however long it takes. Raises the EditError that the model fails with.
+    One size at one batch is measured however long it takes. Sizes that the backend was not built for are passed over,
+    unless that is all of them. Raises the EditError that the model fails with.
     """
     deadline_s = time.monotonic() + within_s
+    measured, refused = 0, None
     with torch.inference_mode():
-        for index, size in enumerate(sizes):
-            if index == 0 or time.monotonic() < deadline_s:
+        for size in sizes:
+            if measured and time.monotonic() >= deadline_s:
+                break
+            try:
                 _Measurement(family, backend, profile, _job(size)).run(deadline_s)
+                measured += 1
+            except UnsupportedParameter as error:
+                refused = error
+    if refused is not None and not measured:
+        raise refused
     backend.memory.release()
     backend.memory.reset_peak()
 
@@ -43,7 +52,6 @@ class _Measurement:
         self._family, self._memory, self._profile, self._job = family, backend.memory, profile, job
         self._runner = Runner(family, backend, profile.max_batch)
         self._plan: Plan = family.plan(job)
-        profile.know(self._plan.key, self._plan.tokens)
 
     def run(self, deadline_s: float) -> None:
         self._measured("encode", 1, lambda: self._samples(1))
@@ -56,6 +64,7 @@ class _Measurement:
             try:
                 samples = self._samples(batch)
                 self._measured("step", batch, lambda: self._step(samples))  # noqa: B023
+                self._profile.know(self._plan.key, self._plan.tokens)
             except DeviceOutOfMemory:
                 if not index:
                     raise

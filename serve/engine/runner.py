@@ -10,7 +10,7 @@ import torch
 from serve.backends.base import Backend, Component, device_faults
 from serve.engine.faults import contained
 from serve.engine.slots import Slots
-from serve.errors import DeviceOutOfMemory
+from serve.errors import ConfigurationError, DeviceOutOfMemory
 from serve.families.base import Call, Family, Inputs, Stage
 
 Result = TypeVar("Result")
@@ -48,6 +48,8 @@ class Runner:
     Where the backend is batch-invariant, other components take as many rows at a time as are there. Where it is not,
     a row's bytes would change with their number: the denoiser is always called with exactly `max_batch` passes, filled
     up with others, and every other component with one.
+
+    Raises ConfigurationError: the denoiser does not take that many.
     """
 
     def __init__(self, family: Family, backend: Backend, max_batch: int) -> None:
@@ -57,6 +59,11 @@ class Runner:
         self._release = backend.memory.release
         self._slots: dict[Hashable, Slots] = {}
         self.counters = RunnerCounters()
+        most = _most_rows(self._denoiser, max_batch)
+        if max_batch > most and not self._invariant:
+            raise ConfigurationError(
+                f"max_batch is {max_batch}; {backend.name} runs {most} rows of the denoiser at most"
+            )
 
     @property
     def together(self) -> int:
@@ -91,7 +98,7 @@ class Runner:
             slots.vacate()
 
     def _largest(self, component: Component) -> int:
-        declared = next((axis.max for axis in component.spec.axes if axis.name == "batch"), self._max_batch)
+        declared = _most_rows(component, self._max_batch)
         if component is self._denoiser:
             return min(self._max_batch, declared)
         return declared if self._invariant else 1
@@ -204,6 +211,11 @@ class _Run(Generic[Result]):
                 self._answers[stage] = {}
             except StopIteration as end:
                 self._ends[stage] = end.value
+
+
+def _most_rows(component: Component, otherwise: int) -> int:
+    """That the component declares for a batch."""
+    return next((axis.max for axis in component.spec.axes if axis.name == "batch"), otherwise)
 
 
 def _alike(passes: Iterable[_Pass]) -> Iterable[Sequence[_Pass]]:

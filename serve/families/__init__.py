@@ -1,27 +1,30 @@
 """The model families: a table. A new family is one file here and one row in `FAMILIES`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from serve.errors import ConfigurationError
-from serve.settings import ModelSettings
 from serve.types import ModelFacts
 
 if TYPE_CHECKING:
     from serve.backends.base import Backend
     from serve.families.base import Family
+    from serve.settings import ModelSettings
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyEntry:
     """loader: `module:function` that takes the weights' folder or hub id and a backend, and answers the `Family`.
 
-    It is named, not imported, so that the processes without a model never load torch.
+    It is named, not imported, so that the processes without a model never load torch. components: the names of those
+    that it loads.
     """
 
     loader: str
     facts: ModelFacts
+    components: tuple[str, ...]
 
 
 FAMILIES: dict[str, FamilyEntry] = {
@@ -38,6 +41,7 @@ FAMILIES: dict[str, FamilyEntry] = {
             draw_max=1568,
             multiple=16,
         ),
+        ("text_encoder", "text_encoder_2", "vae_encoder", "vae_decoder", "denoiser"),
     ),
     "pixel_edit": FamilyEntry(
         "serve.families.pixel_edit:load",
@@ -52,12 +56,14 @@ FAMILIES: dict[str, FamilyEntry] = {
             draw_max=1536,
             multiple=16,
         ),
+        ("text_encoder", "denoiser"),
     ),
 }
 
 
-def facts_of(model: ModelSettings) -> ModelFacts:
+def facts_of(model: "ModelSettings") -> ModelFacts:
     """The family's facts with the defaults that the configuration sets. Raises ConfigurationError."""
+    check_components(model, model.components)
     facts = _entry(model).facts
     return replace(
         facts,
@@ -67,13 +73,26 @@ def facts_of(model: ModelSettings) -> ModelFacts:
     )
 
 
-def load_family(model: ModelSettings, backend: "Backend") -> "Family":
+def check_components(model: "ModelSettings", names: Iterable[str]) -> None:
+    """Raises ConfigurationError where the model has no component of such a name."""
+    known = _entry(model).components
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"model {model.id}: component {name!r} is none of {', '.join(known)}")
+
+
+def components_of(model: "ModelSettings") -> tuple[str, ...]:
+    """The names of the model's components. Raises ConfigurationError."""
+    return _entry(model).components
+
+
+def load_family(model: "ModelSettings", backend: "Backend") -> "Family":
     """Load the model's weights into `backend`. Raises ConfigurationError when the weights cannot be had."""
     module, function = _entry(model).loader.split(":")
     return getattr(import_module(module), function)(model.weights, backend)
 
 
-def _entry(model: ModelSettings) -> FamilyEntry:
+def _entry(model: "ModelSettings") -> FamilyEntry:
     if model.family not in FAMILIES:
         raise ConfigurationError(f"model {model.id}: family {model.family!r} is none of {', '.join(FAMILIES)}")
     return FAMILIES[model.family]

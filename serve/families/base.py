@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from serve.backends.base import Component
-from serve.types import EditJob, Pixels
+from serve.types import EditJob, Pixels, Size
 
 Inputs = Mapping[str, torch.Tensor]
 """Named tensors of batch one, as a component takes them."""
@@ -143,4 +143,11 @@ class Family(Protocol):
 
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         """Latent tokens of these encoded images, as usage counts them."""
+        ...
+
+    def lengths(self, size: Size, references: Sequence[Size]) -> Mapping[str, int]:
+        """How long the components' axes are, all but the batch, where a picture of this size is drawn.
+
+        references: the sizes of the pictures that are read beside the canvas.
+        """
         ...

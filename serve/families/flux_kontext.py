@@ -17,26 +17,34 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from serve.backends.base import Backend
+from serve.backends.base import Backend, Component
+from serve.backends.checks import name_of
 from serve.errors import ConfigurationError
-from serve.families import flux_kontext_components as components
 from serve.families.base import Blend, Call, Plan, Sample, Stage, TextEncoding
 from serve.families.checkpoint import load_tokenizer, load_weights, reading
-from serve.families.flux_kontext_components import PACK, Dimensions
+from serve.families.flux_kontext_components import (
+    PACK,
+    Denoiser,
+    Dimensions,
+    TextEncoder,
+    TextEncoder2,
+    VaeDecoder,
+    VaeEncoder,
+    denoiser_spec,
+    text_encoder_2_spec,
+    text_encoder_spec,
+    vae_decoder_spec,
+    vae_encoder_spec,
+)
 from serve.families.prompts import Tokens, part_read, tokenize
 from serve.families.solvers import TIMESTEPS, Shift, add_noise, blend, euler, flow_sigmas, last_steps, steps_to_run
-from serve.types import DType, EditJob, Pixels
+from serve.types import ComponentSpec, EditJob, Pixels, Size
 
 PIPELINES = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
 MAX_TEXT_TOKENS = 512
 ROTARY_THETA = 10000
 ROTARIES = 16
 """Rotary embeddings kept, one for each arrangement of pictures; 9 MB for a picture and a reference of 1024 px."""
-_DTYPE_NAMES: dict[torch.dtype, DType] = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
 
 
 def load(weights: str, backend: Backend) -> "FluxKontext":
@@ -62,25 +70,17 @@ class FluxKontext:
         self._rotary = FluxPosEmbed(ROTARY_THETA, list(d.rotary_axes))
         self._rotary_of = lru_cache(ROTARIES)(self._make_rotary)
 
-        def weights(model: Any, subfolder: str) -> Any:
-            return load_weights(model, folder, subfolder, backend.dtype)
+        def load(spec: ComponentSpec, module: Any, model: Any, subfolder: str) -> Component:
+            def build() -> torch.nn.Module:
+                return module(load_weights(model, folder, subfolder, backend.dtype))
 
-        self.text_encoder = backend.load(
-            components.text_encoder_spec(d), lambda: components.TextEncoder(weights(CLIPTextModel, "text_encoder"))
-        )
-        self.text_encoder_2 = backend.load(
-            components.text_encoder_2_spec(d),
-            lambda: components.TextEncoder2(weights(T5EncoderModel, "text_encoder_2")),
-        )
-        self.vae_encoder = backend.load(
-            components.vae_encoder_spec(d), lambda: components.VaeEncoder(weights(AutoencoderKL, "vae"))
-        )
-        self.vae_decoder = backend.load(
-            components.vae_decoder_spec(d), lambda: components.VaeDecoder(weights(AutoencoderKL, "vae"))
-        )
-        self.denoiser = backend.load(
-            components.denoiser_spec(d), lambda: components.Denoiser(weights(FluxTransformer2DModel, "transformer"))
-        )
+            return backend.load(spec, build, Path(folder) / subfolder)
+
+        self.text_encoder = load(text_encoder_spec(d), TextEncoder, CLIPTextModel, "text_encoder")
+        self.text_encoder_2 = load(text_encoder_2_spec(d), TextEncoder2, T5EncoderModel, "text_encoder_2")
+        self.vae_encoder = load(vae_encoder_spec(d), VaeEncoder, AutoencoderKL, "vae")
+        self.vae_decoder = load(vae_decoder_spec(d), VaeDecoder, AutoencoderKL, "vae")
+        self.denoiser = load(denoiser_spec(d), Denoiser, FluxTransformer2DModel, "transformer")
 
     def plan(self, job: EditJob) -> Plan:
         grids = tuple(self._grid_of(picture) for picture in (job.canvas, *job.references))
@@ -165,6 +165,9 @@ class FluxKontext:
 
     def tokens(self, images: Sequence[Tensor]) -> int:
         return sum(rows * columns for rows, columns in map(_grid, images))
+
+    def lengths(self, size: Size, references: Sequence[Size]) -> dict[str, int]:
+        return self._dimensions.lengths(size, references)
 
     def _tokens(self, prompt: str) -> tuple[Tokens, Tokens]:
         """CLIP's and T5's."""
@@ -256,11 +259,13 @@ def _dimensions(folder: str, dtype: torch.dtype, clip: CLIPTokenizer, t5: T5Toke
     if not transformer["guidance_embeds"]:
         raise ConfigurationError(f"the transformer in {folder} has no guidance embedding, which FLUX.1 Kontext needs")
     return Dimensions(
-        dtype=_DTYPE_NAMES[dtype],
+        dtype=name_of(dtype),
         latent_channels=vae["latent_channels"],
         token_pixels=PACK * 2 ** (len(vae["block_out_channels"]) - 1),
         clip_tokens=clip.model_max_length,
         t5_tokens=min(t5.model_max_length, MAX_TEXT_TOKENS),
+        clip_words=len(clip),
+        t5_words=len(t5),
         text_width=transformer["joint_attention_dim"],
         pooled_width=transformer["pooled_projection_dim"],
         rotary_axes=tuple(transformer["axes_dims_rope"]),

@@ -4,6 +4,7 @@ Everything that is no neural network stays outside, so that a component is a pur
 compiled: random numbers, the schedule, packing, blending, and the rotary position embedding, which is an input.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers import CLIPTextModel, T5EncoderModel
 
-from serve.types import Axis, ComponentSpec, DType, TensorSpec
+from serve.types import Axis, ComponentSpec, DType, Size, TensorSpec
 
 RGB = 3
 PACK = 2
@@ -32,8 +33,9 @@ class Dimensions:
     """What a checkpoint's configuration fixes.
 
     dtype: of weights and activations. latent_channels: of the autoencoder. token_pixels: side in pixels of what one
-    token shows. clip_tokens, t5_tokens: length that prompts are padded to. text_width, pooled_width: of the encoders'
-    answers. rotary_axes: parts of an attention head that encode picture index, row and column.
+    token shows. clip_tokens, t5_tokens: length that prompts are padded to. clip_words, t5_words: of the vocabularies.
+    text_width, pooled_width: of the encoders' answers. rotary_axes: parts of an attention head that encode picture
+    index, row and column.
     """
 
     dtype: DType
@@ -41,6 +43,8 @@ class Dimensions:
     token_pixels: int
     clip_tokens: int
     t5_tokens: int
+    clip_words: int
+    t5_words: int
     text_width: int
     pooled_width: int
     rotary_axes: tuple[int, ...]
@@ -59,12 +63,31 @@ class Dimensions:
         """Cosines, then sines."""
         return 2 * sum(self.rotary_axes)
 
+    def lengths(self, size: Size, references: Sequence[Size]) -> dict[str, int]:
+        """See `Family.lengths`."""
+        side, cell = self.token_pixels, self.cell_pixels
+        drawn, *read = ((width // side) * (height // side) for width, height in (size, size, *references))
+        return {
+            "width": size[0],
+            "height": size[1],
+            "latent_width": size[0] // cell,
+            "latent_height": size[1] // cell,
+            "tokens": drawn,
+            "reference_tokens": sum(read),
+            "positions": self.t5_tokens + drawn + sum(read),
+        }
+
+
+def specs(d: Dimensions) -> tuple[ComponentSpec, ...]:
+    """Of all components."""
+    return text_encoder_spec(d), text_encoder_2_spec(d), vae_encoder_spec(d), vae_decoder_spec(d), denoiser_spec(d)
+
 
 def text_encoder_spec(d: Dimensions) -> ComponentSpec:
     """CLIP: the prompt's tokens to one vector."""
     return ComponentSpec(
         name="text_encoder",
-        inputs=(TensorSpec("ids", "int64", ("batch", d.clip_tokens)),),
+        inputs=(TensorSpec("ids", "int64", ("batch", d.clip_tokens), count=d.clip_words),),
         outputs=(TensorSpec("pooled", d.dtype, ("batch", d.pooled_width)),),
         axes=(_BATCH,),
     )
@@ -74,7 +97,7 @@ def text_encoder_2_spec(d: Dimensions) -> ComponentSpec:
     """T5: the prompt's tokens to one vector each."""
     return ComponentSpec(
         name="text_encoder_2",
-        inputs=(TensorSpec("ids", "int64", ("batch", d.t5_tokens)),),
+        inputs=(TensorSpec("ids", "int64", ("batch", d.t5_tokens), count=d.t5_words),),
         outputs=(TensorSpec("text", d.dtype, ("batch", d.t5_tokens, d.text_width)),),
         axes=(_BATCH,),
     )

@@ -6,12 +6,13 @@ autoencoder is needed. The network predicts the clean picture, from which the fl
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
 
 from serve.backends.base import Backend
+from serve.backends.checks import name_of
 from serve.errors import ConfigurationError
 from serve.families.base import Call, Plan, Sample, Stage, TextEncoding
 from serve.families.checkpoint import load_tokenizer, load_weights, read_json, reading
@@ -27,7 +28,7 @@ from serve.families.solvers import (
     steps_to_run,
     velocity_of_sample,
 )
-from serve.types import Axis, ComponentSpec, DType, EditJob, Pixels, TensorSpec
+from serve.types import Axis, ComponentSpec, DType, EditJob, Pixels, Size, TensorSpec
 
 PIPELINE = "PixelEditPipeline"
 NO_PROMPT = ""
@@ -52,7 +53,7 @@ class PixelEdit:
     def __init__(self, folder: Path, text_encoder_class: Any, backend: Backend) -> None:
         """text_encoder_class: of transformers. Raises KeyError and the like for what a configuration lacks."""
         config = read_json(folder / "denoiser" / "config.json")
-        precision = cast(DType, str(backend.dtype).removeprefix("torch."))
+        precision = name_of(backend.dtype)
         self._patch_size: int = config["patch_size"]
         self._text_length: int = config["text_length"]
         self._backend = backend
@@ -67,8 +68,10 @@ class PixelEdit:
         def denoiser() -> torch.nn.Module:
             return load_weights(PixelEditUNet, folder, "denoiser", backend.dtype)
 
-        self._text_encoder = backend.load(_text_encoder_spec(config, precision), text_encoder)
-        self.denoiser = backend.load(_denoiser_spec(config, precision), denoiser)
+        self._text_encoder = backend.load(
+            _text_encoder_spec(config, precision, len(self._tokenizer)), text_encoder, folder / "text_encoder"
+        )
+        self.denoiser = backend.load(_denoiser_spec(config, precision), denoiser, folder / "denoiser")
 
     def plan(self, job: EditJob) -> Plan:
         height, width = job.canvas.shape[:2]
@@ -127,6 +130,10 @@ class PixelEdit:
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[-1] * image.shape[-2] for image in images)
 
+    def lengths(self, size: Size, references: Sequence[Size]) -> dict[str, int]:
+        """Of latents: no component sees pixels, and there are no references."""
+        return {"width": size[0] // self._patch_size, "height": size[1] // self._patch_size}
+
     def _tokens(self, prompt: str) -> tuple[Tokens]:
         return (tokenize(self._tokenizer, prompt, self._text_length),)
 
@@ -147,12 +154,12 @@ class _HiddenStates(torch.nn.Module):
         return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-def _text_encoder_spec(config: dict[str, int], precision: DType) -> ComponentSpec:
+def _text_encoder_spec(config: dict[str, int], precision: DType, words: int) -> ComponentSpec:
     length = config["text_length"]
     return ComponentSpec(
         "text_encoder",
         inputs=(
-            TensorSpec("input_ids", "int64", ("batch", length)),
+            TensorSpec("input_ids", "int64", ("batch", length), count=words),
             TensorSpec("attention_mask", "int64", ("batch", length)),
         ),
         outputs=(TensorSpec("text", precision, ("batch", length, config["text_dim"])),),

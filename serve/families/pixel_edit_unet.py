@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 RGB = 3
+UP = 2
 
 
 def pixels_to_latents(pixels: Tensor, patch_size: int) -> Tensor:
@@ -69,7 +70,7 @@ class PixelEditUNet(ModelMixin, ConfigMixin):
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.global_context = GlobalContext(channels[-1])
         self.middle = nn.ModuleList(ResidualBlock(channels[-1], conditioning_dim) for _ in range(middle_blocks))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairs)
+        self.up = nn.ModuleList(Unfolded(coarse, fine, UP, stride=UP) for fine, coarse in pairs)
         self.decoder = nn.ModuleList(level(width) for width in channels)
         self.outlet = ColourAndResidualHead(channels[0], latent_channels, conditioning_dim)
 
@@ -189,6 +190,17 @@ class ChannelNorm(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class Unfolded(nn.ConvTranspose2d):
+    """A transposed convolution whose strides equal its kernel, so that no two outputs meet: a linear map of each cell,
+    unfolded. That is how it is computed, since compilers lack transposed convolutions in some precisions."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, coarse, h, w) to (B, fine, UP h, UP w)."""
+        weight = self.weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
+        bias = _bias(self).repeat_interleave(UP * UP)
+        return functional.pixel_shuffle(functional.conv2d(input, weight, bias), UP)
+
+
 class GlobalContext(nn.Module):
     """Adds the picture's mean features to every position: the amount of edit already present is a global fact."""
 
@@ -254,6 +266,6 @@ def _through(blocks: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
     return x
 
 
-def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+def _bias(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> Tensor:
     assert layer.bias is not None
     return layer.bias

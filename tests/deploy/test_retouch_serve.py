@@ -22,7 +22,7 @@ STOP_S = 60
 READY = b"Ctrl-C stops the server."
 
 
-def test_a_server_starts_edits_and_leaves_nothing_behind(tmp_path: Path):
+def test_a_server_starts_edits_and_leaves_nothing_behind(tmp_path: Path, embedded_engines: None):
     port = free_port()
     photo = tmp_path / "photo.png"
     photo.write_bytes(pictures.rgb((96, 64)))

@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, embedded_engines: None) -> Iterator[Server]:
     # Without it ray.init writes a token into the home folder of whoever runs the tests.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     from serve.deployments import app  # noqa: PLC0415 - Ray reads its environment when it is imported

@@ -59,7 +59,8 @@ def test_a_model_tells_its_sizes_defaults_and_fields(http: httpx.Client, model: 
     assert set(told["defaults"]) == {"num_inference_steps", "strength", "guidance_scale"}
     assert {"stream", "partial_images"}.isdisjoint(told["fields"])
     assert {"images", "prompt", "mask", "seed", "priority"} <= set(told["fields"])
-    assert (told["backend"], told["precision"]) == ("torch", "float32")
+    runs = {TINY: ("openvino", "bfloat16"), KONTEXT: ("torch", "float32")}
+    assert (told["backend"], told["precision"]) == runs[model]
 
 
 @pytest.mark.parametrize("model", [TINY, KONTEXT])

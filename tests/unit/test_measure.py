@@ -13,11 +13,11 @@ from serve.backends import load_backend
 from serve.backends.simulated import SimulatedBackend
 from serve.engine.measure import JOB_STEPS, REPEATS, measure
 from serve.engine.profile import Profile
-from serve.errors import DeviceOutOfMemory
+from serve.errors import DeviceOutOfMemory, UnsupportedParameter
 from serve.families import load_family
-from serve.families.base import Family, Plan
+from serve.families.base import Family, Plan, Stage
 from serve.settings import ModelSettings, SimulatedSettings
-from serve.types import EditJob, Size
+from serve.types import EditJob, Pixels, Size
 from tests.simulation import H200_512PX
 
 ENCODE_S = 0.005 + 0.012 + 0.0056
@@ -88,6 +88,19 @@ class Device:
         return self.family.plan(EditJob("r", "p", pixels, (), None, (1,), JOB_STEPS, 1.0, 1.0))
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, device: Device, *sizes: Size) -> None:
+    """As a backend does whose engines were built for other sizes."""
+    encode = device.family.encode_image
+
+    def encode_image(pixels: Pixels) -> Stage[torch.Tensor]:
+        height, width, _ = pixels.shape
+        if (width, height) in sizes:
+            raise UnsupportedParameter(f"{width}x{height} was not built")
+        return encode(pixels)
+
+    monkeypatch.setattr(device.family, "encode_image", encode_image)
+
+
 def steps_of(clock: Clock) -> list[float]:
     """Seconds of each call of the denoiser: all others are quicker."""
     return [seconds for seconds in clock.slept if seconds >= H200_512PX[1]]
@@ -146,6 +159,25 @@ def test_a_measurement_ends_soon_after_its_time(checkpoint: Path, clock: Clock):
     started_s = clock.now_s
     Device(checkpoint).measured(LARGE, SMALL, within_s=1.0)
     assert 1.0 <= clock.now_s - started_s <= 1.0 + REPEATS * H200_512PX[2] + ENCODE_S + DECODE_S
+
+
+def test_sizes_that_were_not_built_are_passed_over(checkpoint: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    device = Device(checkpoint)
+    refuse(monkeypatch, device, LARGE)
+
+    profile = device.measured(LARGE, SMALL, within_s=0.0)
+
+    assert profile.measured_keys() == [device.plan(SMALL).key]
+    assert len(clock.slept) > 0
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_start_without_any_size_that_was_built_says_so(checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    device = Device(checkpoint)
+    refuse(monkeypatch, device, LARGE, SMALL)
+
+    with pytest.raises(UnsupportedParameter, match="256x256 was not built"):
+        device.measured(LARGE, SMALL)
 
 
 @pytest.mark.usefixtures("clock")

@@ -9,7 +9,7 @@ import torch
 
 from serve.backends.base import Component
 from serve.engine.runner import NotFinite, Runner
-from serve.errors import BackendLost, BackendUnavailable, DeviceOutOfMemory
+from serve.errors import BackendLost, BackendUnavailable, ConfigurationError, DeviceOutOfMemory
 from serve.families.base import Call, Sample, Stage
 from tests.fake_backend import FakeBackend, FakeMemory, fixed_size
 from tests.fake_family import ComponentName, FakeFamily, Fault, Where, begun, drawn_alone, edit_job, picture_name
@@ -100,6 +100,13 @@ def test_a_component_is_called_with_no_more_rows_than_it_declares():
     family = FakeFamily()
     runner_of(family).run([family.encode_text(f"as in {i}") for i in range(70)])
     assert sizes(family, "text_encoder") == [64, 6]
+
+
+def test_a_denoiser_that_does_not_take_a_batch_of_a_fixed_size_stops_the_start():
+    with pytest.raises(ConfigurationError, match="max_batch is 65; fake runs 64 rows of the denoiser at most"):
+        runner_of(FakeFamily(backend=fixed_size()), max_batch=65)
+
+    assert runner_of(FakeFamily(), max_batch=65).together == 65
 
 
 def test_stages_of_several_components_and_shapes_run_side_by_side():

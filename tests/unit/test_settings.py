@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from serve.errors import ConfigurationError
-from serve.settings import EMBEDDED_CHECKPOINT, Settings, load
+from serve.settings import EMBEDDED_CHECKPOINT, ModelSettings, Settings, load
 
 FIRST = {"id": "first", "family": "pixel_edit", "weights": "w", "aliases": ["one", "uno"]}
 SECOND = {"id": "second", "family": "pixel_edit", "weights": "w"}
@@ -87,7 +87,7 @@ def test_a_null_is_the_default_of_its_key(file: Path):
     settings = load(written(file, {"models": [model], "server": {"port": None}, "limits": None}))
     assert settings.server == load().server
     assert settings.limits == load().limits
-    assert settings.models[0].model_dump() == {**load().models[0].model_dump(), **FIRST, "aliases": ()}
+    assert settings.models[0] == ModelSettings.model_validate({**FIRST, "aliases": ()})
 
 
 def test_a_null_in_a_variable_or_an_override_is_the_default_and_not_what_the_file_says(
@@ -114,6 +114,10 @@ def test_a_null_in_a_variable_or_an_override_is_the_default_and_not_what_the_fil
         ("_cli_parse_args: ", "unknown configuration key _cli_parse_args in FILE"),
         ("~: 1", "unknown configuration key None in FILE"),
         ("models: [{id: a, family: f, weights: w, threads: -1}]", "configuration key models.0.threads in FILE: "),
+        (
+            "models: [{id: a, family: f, weights: w, backend: onnxruntime, compile: true}]",
+            "configuration key models.0 in FILE: compile is of the backend torch alone; backend is onnxruntime",
+        ),
         (
             "models: [{id: a, family: f, weights: w, device: 'cuda:1'}]",
             "configuration key models.0 in FILE: device cuda:1 needs num_gpus above 0; ",

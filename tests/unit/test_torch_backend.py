@@ -1,14 +1,20 @@
 """The torch backend: what a component accepts, what it answers, and how its failures are named."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from serve.backends import load_backend
+from benchmarks.real_models import DOUBLE_BLOCKS, SINGLE_BLOCKS, kontext_denoiser, unet_denoiser
+from serve.backends import compiler, load_backend
 from serve.backends.torch import TorchBackend, TorchComponent
 from serve.errors import BackendLost, BackendUnavailable, ConfigurationError, DeviceOutOfMemory, EditError
 from serve.settings import ModelSettings
@@ -22,6 +28,10 @@ SPEC = ComponentSpec(
     ),
     outputs=(TensorSpec("mixed", "float32", ("batch", 4, "side", "side")), TensorSpec("ids", "int64", ("batch",))),
     axes=(Axis("batch", 1, 1, 4), Axis("side", 2, 8, 16), Axis("length", 1, 3, 5)),
+)
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler on a CPU"
 )
 
 
@@ -260,6 +270,37 @@ def test_the_settings_choose_device_precision_and_threads():
     assert torch.get_num_threads() == 2
 
 
+@needs_compiler
+def test_a_compiled_component_answers_what_the_eager_one_does(mixer: TorchComponent):
+    """Fused kernels round in another order: some bits of the last of 24."""
+    backend = load_backend(ModelSettings(id="m", family="flux_kontext", weights="w", compile=True, threads=1))
+
+    compiled = backend.load(SPEC, lambda: _seeded(Mixer), Path())
+    expected = TorchBackend("cpu", "float32", threads=1).load(SPEC, lambda: _seeded(Mixer))
+
+    assert backend.name.startswith("torch, compiled, ")
+    assert torch.allclose(compiled(_inputs())["mixed"], expected(_inputs())["mixed"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(compiled(_inputs())["ids"], _inputs()["ids"][:, 0])
+
+
+def test_a_machine_that_cannot_compile_stops_the_start(tmp_path: Path):
+    code = "from serve.backends.torch import TorchBackend; TorchBackend('cpu', 'float32', threads=1, compiled=True)"
+    variables = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+
+    assert "ConfigurationError: compile: torch.compile does not work on this machine: " in done.stderr
+
+
+def test_blocks_that_repeat_are_compiled_once_for_all_where_they_hold_nearly_all_weights():
+    meta = torch.device("meta")
+    denoiser, unet = kontext_denoiser(meta, torch.bfloat16), unet_denoiser(meta, torch.bfloat16)
+
+    assert len(compiler.repeated_blocks(denoiser)) == DOUBLE_BLOCKS + SINGLE_BLOCKS
+    assert compiler.compiled(denoiser) is denoiser
+    assert compiler.compiled(unet) is not unet
+
+
 def test_the_backend_is_named_by_its_cpu_and_threads():
     assert re.fullmatch(r"torch, \S.*, 3 threads", TorchBackend("cpu", "float32", threads=3).name)
 
@@ -272,6 +313,11 @@ def pooling(ratio: Fraction, plus: int) -> ComponentSpec:
         outputs=(TensorSpec("pooled", "float32", ("batch", 3, "pooled_side", "pooled_side")),),
         axes=(Axis("batch", 1, 1, 4), *sides),
     )
+
+
+def _seeded(module: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return module()
 
 
 def _inputs() -> dict[str, Tensor]:

@@ -1,0 +1,118 @@
+"""The build of a model's engines, component by component."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import diffusers
+import transformers
+
+from build_engines import tensorrt
+from build_engines.job import Built, Job, Target
+from build_engines.parts import parts_of
+from build_engines.triton_config import Platform
+from serve.backends import component_settings
+from serve.backends.manifest import ENGINE_FILES, CompiledBackend, Shapes
+from serve.errors import ConfigurationError
+from serve.families import check_components, components_of, facts_of
+from serve.families.base import Family
+from serve.settings import ModelSettings, Precision
+from serve.types import ComponentSpec, Size
+
+PLATFORMS: dict[CompiledBackend, Platform] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt_plan",
+}
+
+Report = Callable[[str, str, float | None], None]
+"""Is told a component, what is being done to it, and how much of that is, 0 to 1, where it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to build; what is empty is as the model's settings have it.
+
+    components: by name; empty is all that run on compiled engines. sizes: (width, height) of the pictures drawn that a
+    plan is tuned for; it takes others up to the largest. references: counts of pictures read beside the canvas, each
+    as large as it. batches: likewise. architecture: see `Target`. python: for a Triton server that has its Python
+    backend alone.
+    """
+
+    components: tuple[str, ...] = ()
+    backend: CompiledBackend | None = None
+    precision: Precision | None = None
+    sizes: tuple[Size, ...] = ((1024, 1024), (512, 512))
+    references: tuple[int, ...] = (0,)
+    batches: tuple[int, ...] = ()
+    architecture: str = ""
+    python: bool = False
+
+
+def build_model(model: ModelSettings, wish: Wish, report: Report) -> list[Built]:
+    """Build what is not up to date. An interrupted build leaves the engine that was there.
+
+    Raises ConfigurationError: the weights, a component, the precision or the backend is none, there is not enough disk
+    or memory, or an engine does not compute what torch does.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+    check_components(model, wish.components)
+    names = wish.components or tuple(name for name in components_of(model) if _compiles(model, name, wish))
+    if not names:
+        raise ConfigurationError(
+            f"model {model.id} runs on {model.backend}, which needs no engines; name one of "
+            f"{', '.join(ENGINE_FILES)} with --backend"
+        )
+    return [_job(model, name, wish, report).run() for name in names]
+
+
+def _compiles(model: ModelSettings, component: str, wish: Wish) -> bool:
+    return (wish.backend or _backend(model, component)) in ENGINE_FILES
+
+
+def _backend(model: ModelSettings, component: str) -> str:
+    """Triton serves what the others run: plans to a GPU, ONNX graphs to a CPU."""
+    own = component_settings(model, component)
+    if own.backend != "triton":
+        return own.backend
+    return "onnxruntime" if own.device == "cpu" else "tensorrt"
+
+
+def _job(model: ModelSettings, component: str, wish: Wish, report: Report) -> Job:
+    backend, precision = _asked(model, component, wish)
+    family, parts = parts_of(model, "float32" if backend == "openvino" else precision)
+    part = parts[component]
+    batches = wish.batches or tuple(sorted({1, model.max_batch}))
+    shapes = _shapes(family, part.spec, wish, batches) if backend == "tensorrt" else Shapes()
+    platform = "python" if wish.python else PLATFORMS[backend]
+    unit = facts_of(model).multiple
+    return Job(
+        model=model,
+        part=part,
+        target=Target(backend, precision, platform, shapes, wish.architecture),
+        lengths=(
+            family.lengths((3 * unit, 3 * unit), ()),
+            family.lengths((4 * unit, 6 * unit), ((6 * unit, 4 * unit),)),
+        ),
+        tell=lambda doing, share: report(component, doing, share),
+    )
+
+
+def _asked(model: ModelSettings, component: str, wish: Wish) -> tuple[CompiledBackend, Precision]:
+    backend = wish.backend or _backend(model, component)
+    precision = wish.precision or component_settings(model, component).precision
+    for known in ENGINE_FILES:
+        if backend == known:
+            break
+    else:
+        raise ConfigurationError(f"{component} of {model.id} runs on {backend}, which needs no engine")
+    if known == "onnxruntime" and precision == "bfloat16":
+        raise ConfigurationError(
+            "ONNX Runtime has no bfloat16 kernels for CPUs; choose float32, or the backend openvino"
+        )
+    return known, precision
+
+
+def _shapes(family: Family, spec: ComponentSpec, wish: Wish, batches: tuple[int, ...]) -> Shapes:
+    drawn = [family.lengths(size, (size,) * count) for size in wish.sizes for count in wish.references]
+    return tensorrt.shapes_of(spec, drawn, batches)

@@ -1,0 +1,233 @@
+"""ONNX graphs to TensorRT plans, by the Python API that `tensorrt` and `tensorrt_rtx` have in common.
+
+`tensorrt` builds for the GPU of this machine. `tensorrt_rtx`, TensorRT for RTX, needs none: it builds ahead of time for
+the compute capabilities that it knows.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serve.backends.checks import shape_of
+from serve.backends.manifest import Shapes
+from serve.backends.tensorrt_library import identity, load_library, make_logger
+from serve.errors import ConfigurationError
+from serve.types import ComponentSpec
+
+RTX = "tensorrt_rtx"
+"""It times nothing, and so has no use for a timing cache."""
+Progress = Callable[[str, float], bool]
+"""Is told the phase and how much of it is done, 0 to 1; answers whether to go on."""
+
+
+class Interrupted(Exception):
+    """The build was told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """shapes: without the batch's static entries this is all one dynamic profile. workspace_bytes: scratch memory that
+    kernels may be chosen with. timing_cache: a file, read and written; what was timed once is not timed again.
+    architecture: as `sm_89`; empty is the GPU here.
+    """
+
+    shapes: Shapes
+    architecture: str = ""
+    workspace_bytes: int | None = None
+    timing_cache: Path | None = None
+
+
+def compile_plan(
+    onnx: Path, plan: Path, spec: ComponentSpec, options: PlanOptions, progress: Progress
+) -> dict[str, str]:
+    """Write `plan`; what took part in it, by name, as the manifest tells it.
+
+    The network is strongly typed: each tensor has the type that the graph gives it. Each static shape is a profile of
+    its own, for which kernels are tuned and a CUDA graph can be recorded; the last profile takes any shape between the
+    lowest and the highest. Raises ConfigurationError: TensorRT refuses the graph or the architecture, or fails.
+    """
+    trt = load_library()
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx)):
+        faults = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        raise ConfigurationError(f"TensorRT cannot read {onnx}: {faults or logger.told()}")
+    _allow_decomposed_attention(trt, network)
+    config = builder.create_builder_config()
+    _target(trt, config, options.architecture)
+    _allow_recording(trt, config)
+    for low, best, high in _profiles(options.shapes):
+        profile = builder.create_optimization_profile()
+        for tensor in spec.inputs:
+            profile.set_shape(tensor.name, *(shape_of(tensor, lengths) for lengths in (low, best, high)))
+        config.add_optimization_profile(profile)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    cache = _TimingCache(config, None if trt.__name__ == RTX else options.timing_cache)
+    monitor = _monitor(trt, progress)
+    config.progress_monitor = monitor
+    with plan.open("wb") as file:
+        done = builder.build_serialized_network_to_stream(network, config, _writer(trt, file))
+    if monitor.stopped:
+        raise Interrupted
+    if not done:
+        raise ConfigurationError(f"TensorRT cannot compile {spec.name}: {logger.told()}")
+    cache.save()
+    return identity(trt)
+
+
+def shapes_of(spec: ComponentSpec, drawn: Sequence[Mapping[str, int]], batches: Sequence[int]) -> Shapes:
+    """Static shapes for each size at each batch, and the range from the smallest lengths declared to the largest here.
+
+    drawn: the lengths of all axes but the batch, of each size, the most important one first.
+    """
+    names = [axis.name for axis in spec.axes if axis.name != "batch"]
+    sizes = list(dict.fromkeys(tuple(lengths[name] for name in names) for lengths in drawn))
+    known = [dict(zip(names, size, strict=True)) for size in sizes]
+    static = tuple({**lengths, "batch": batch} for lengths in known for batch in batches)
+    high = {name: max(lengths[name] for lengths in known) for name in names} | {"batch": max(batches)}
+    low = {axis.name: min(axis.min, high[axis.name]) for axis in spec.axes}
+    for axis in spec.axes:  # what follows from other axes does so at both ends
+        if axis.of:
+            low[axis.name] = int(axis.ratio * sum(low[name] for name in axis.of) + axis.plus)
+            high[axis.name] = int(axis.ratio * sum(high[name] for name in axis.of) + axis.plus)
+    return Shapes(static=static if names else (), low=low, high=high)
+
+
+def architecture_here() -> str:
+    """Of this machine's GPU, as `sm_90`. Raises ConfigurationError: there is none."""
+    if not torch.cuda.is_available():
+        raise ConfigurationError("there is no GPU here to build for; name its kind with --architecture, as in sm_89")
+    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+
+
+def _profiles(shapes: Shapes) -> Iterator[tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]]:
+    """Lowest, best and highest lengths of each; the best of the range is what matters most, the first static shape."""
+    for lengths in shapes.static:
+        yield lengths, lengths, lengths
+    best = shapes.static[0] if shapes.static else shapes.high
+    yield shapes.low, best, shapes.high
+
+
+def _target(trt: Any, config: Any, architecture: str) -> None:
+    """Only TensorRT for RTX can be told another GPU than the one that is there."""
+    if not architecture:
+        return
+    known = getattr(trt, "ComputeCapability", None)
+    capability = getattr(known, architecture.replace("_", "").upper(), None)
+    if capability is None:
+        names = [name for name in dir(known) if name.startswith("SM")] if known else []
+        can = f"for {', '.join(names)}" if names else "for the GPU of this machine alone; leave --architecture out"
+        raise ConfigurationError(f"{trt.__name__} cannot build for {architecture}; it builds {can}")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(capability, 0)
+
+
+def _allow_recording(trt: Any, config: Any) -> None:
+    """Where the library has a flag for it: no memory is allocated while an engine runs, which a CUDA graph could not
+    record."""
+    flag = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if flag is not None:
+        config.set_flag(flag)
+
+
+def _allow_decomposed_attention(trt: Any, network: Any) -> None:
+    """Attention that no dedicated kernel knows, as the VAE's single head of 512, is computed by several."""
+    if not hasattr(trt.LayerType, "ATTENTION_INPUT"):
+        return
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # as the bindings give every layer the base class
+            layer.attention.decomposable = True
+
+
+class _TimingCache:
+    def __init__(self, config: Any, path: Path | None) -> None:
+        self._config, self._path = config, path
+        if path is not None:
+            known = path.read_bytes() if path.is_file() else b""
+            cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+            config.set_timing_cache(cache, ignore_mismatch=False)
+
+    def save(self) -> None:
+        cache = self._config.get_timing_cache() if self._path is not None else None
+        if cache is not None and self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            written = self._path.with_suffix(".new")
+            written.write_bytes(memoryview(cache.serialize()))
+            written.replace(self._path)
+
+
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+@dataclass
+class _Phases:
+    """What the builder works on. Phases nest; the share of the outermost is told."""
+
+    progress: Progress
+    phases: dict[str, _Phase] = field(default_factory=dict[str, _Phase])
+    stopped: bool = False
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        self.phases[name] = _Phase(parent, steps)
+        self._tell(name)
+
+    def step(self, name: str, step: int) -> bool:
+        self.phases[name].done = step + 1
+        return self._tell(name)
+
+    def finish(self, name: str) -> None:
+        self.phases.pop(name, None)
+
+    def _tell(self, name: str) -> bool:
+        while (parent := self.phases[name].parent) is not None and parent in self.phases:
+            name = parent
+        phase = self.phases[name]
+        self.stopped = self.stopped or not self.progress(name, phase.done / max(1, phase.steps))
+        return not self.stopped
+
+
+def _monitor(trt: Any, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._phases = _Phases(progress)
+
+        @property
+        def stopped(self) -> bool:
+            return self._phases.stopped
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._phases.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return self._phases.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._phases.finish(phase_name)
+
+    return Monitor()
+
+
+def _writer(trt: Any, file: Any) -> Any:
+    """A plan goes to the disk as it is made: one of 24 GB need not be held in memory."""
+
+    class Writer(trt.IStreamWriter):
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+
+        def write(self, data: bytes) -> int:
+            return file.write(data)
+
+    return Writer()

@@ -1,0 +1,177 @@
+"""Components that a Triton Inference Server runs, out of the model repository that `retouch build-engines` writes."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from serve.backends.base import DeviceMemory
+from serve.backends.checks import DTYPES, Checks
+from serve.backends.manifest import Engine, triton_name
+from serve.backends.memory import memory_of
+from serve.backends.torch import open_device
+from serve.backends.triton_memory import SharingRefused, cuda_shared_memory
+from serve.backends.triton_server import Refused, TritonServer
+from serve.backends.triton_tensors import InMessages, InSharedMemory, Travel
+from serve.backends.triton_words import DATATYPES, INVARIANT_RUNTIMES, RUNTIME, configs, dims, may_be_joined
+from serve.errors import BackendUnavailable, ConfigurationError
+from serve.settings import ModelSettings
+from serve.types import ComponentSpec, TensorSpec
+
+log = logging.getLogger(__name__)
+
+_KIND_CPU: int = configs.ModelInstanceGroup.KIND_CPU
+
+
+class TritonBackend:
+    """memory: of this process alone; what the server holds is no part of it. device: of the tensors in this process.
+
+    What the models on the server were built from cannot be asked of it: only that types and shapes are right.
+
+    Raises ConfigurationError: no server answers, or the device cannot be used.
+    """
+
+    def __init__(self, model: ModelSettings) -> None:
+        self._model = model
+        self.device = open_device(model.device)
+        self.dtype = DTYPES[model.precision]
+        self.memory: DeviceMemory = memory_of(self.device)
+        if model.triton.shared_memory and self.device.type == "cuda":
+            _need_cuda_shared_memory()
+        self._server = TritonServer(model.triton)
+        version = self._server.await_version()
+        self._served = self._configurations()
+        self._shared: list[InSharedMemory] = []
+        self.batch_invariant = all(_is_invariant(config) for config in self._served.values())
+        runtimes = sorted({_runtime(config) for config in self._served.values()})
+        self.name = f"triton {version} at {self._server.address}, {' and '.join(runtimes) or 'no models'}"
+
+    @classmethod
+    def from_settings(cls, model: ModelSettings) -> Self:
+        """threads: of what a family computes beside its components, by default one."""
+        torch.set_num_threads(model.threads or 1)
+        return cls(model)
+
+    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> "TritonComponent":
+        """module: is not called. The component takes no more rows than the server allows."""
+        name = triton_name(self._model.id, spec.name)
+        config = self._served.get(spec.name)
+        fault = f"serves no {name}" if config is None else _misfit(name, spec, config)
+        if config is None or fault is not None:
+            raise ConfigurationError(f"the Triton server at {self._server.address} {fault}; {self._mend(spec)}")
+        limited = _limited(spec, config.max_batch_size)
+        messages = InMessages(self._server, name, limited, self.device)
+        if not self._model.triton.shared_memory:
+            return TritonComponent(limited, messages, messages, self.device)
+        shared = InSharedMemory(self._server, name, limited, self.device)
+        self._shared.append(shared)
+        return TritonComponent(limited, shared, messages, self.device)
+
+    def check(self) -> None:
+        self._server.check()
+
+    def close(self) -> None:
+        for shared in self._shared:
+            shared.close()
+
+    def _configurations(self) -> dict[str, Any]:
+        """Of this model's components on the server, by their names."""
+        try:
+            return self._server.configurations(triton_name(self._model.id, ""))
+        except (Refused, BackendUnavailable) as error:
+            raise ConfigurationError(
+                f"the Triton server at {self._server.address} does not tell what it serves: {error}"
+            ) from error
+
+    def _mend(self, spec: ComponentSpec) -> str:
+        engine = Engine(self._model.model_repository, self._model.id, spec.name)
+        built = engine.advice("tensorrt" if self.device.type == "cuda" else "onnxruntime", self._model.precision)
+        return f"{built}, and start the server with --model-repository={self._model.model_repository}"
+
+
+class TritonComponent:
+    """A model on the server. travel: of its tensors; messages take its place where shared memory is refused."""
+
+    def __init__(self, spec: ComponentSpec, travel: Travel, messages: InMessages, device: torch.device) -> None:
+        self.spec = spec
+        self._travel, self._messages = travel, messages
+        self._checks = Checks(spec, device)
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raises RuntimeError for what the server refuses, which is none of the callers' doing."""
+        lengths = self._checks.inputs(inputs)
+        try:
+            outputs = self._run(inputs, lengths)
+        except Refused as error:
+            raise RuntimeError(f"{self.spec.name} failed on the Triton server: {error}") from error
+        self._checks.outputs(outputs, lengths)
+        return outputs
+
+    def _run(self, inputs: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
+        try:
+            return self._travel.run(inputs, lengths)
+        except SharingRefused as error:
+            log.warning("tensors of %s travel in messages from now on: %s", self.spec.name, error)
+            self._travel = self._messages
+            return self._travel.run(inputs, lengths)
+
+
+def _need_cuda_shared_memory() -> None:
+    try:
+        cuda_shared_memory()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "triton.shared_memory is true, which on a CUDA device needs the package cuda-python; install it, or set it "
+            f"to false ({error})"
+        ) from None
+
+
+def _runtime(config: Any) -> str:
+    """What computes a model, as the server tells it."""
+    return config.parameters[RUNTIME].string_value or config.backend or config.platform
+
+
+def _is_invariant(config: Any) -> bool:
+    on_cpu = all(group.kind == _KIND_CPU for group in config.instance_group)
+    return on_cpu and _runtime(config) in INVARIANT_RUNTIMES
+
+
+def _misfit(name: str, spec: ComponentSpec, config: Any) -> str | None:
+    """How what the server serves differs from the component; None: not at all."""
+    fault = _different("input", spec.inputs, config.input) or _different("output", spec.outputs, config.output)
+    if fault:
+        return f"serves {name} with {fault}"
+    if not config.max_batch_size:
+        return f"serves {name} with max_batch_size 0, where rows come in batches"
+    if config.HasField("dynamic_batching") and not may_be_joined(spec.name, _runtime(config)):
+        return (
+            f"joins requests for {name} into batches, which gives wrong results: it was started without "
+            "--disable-auto-complete-config, or its config.pbtxt has dynamic_batching"
+        )
+    return None
+
+
+def _different(kind: str, declared: Sequence[TensorSpec], served: Sequence[Any]) -> str | None:
+    wanted = {tensor.name: f"{DATATYPES[tensor.dtype]} {dims(tensor)}" for tensor in declared}
+    found = {tensor.name: f"{_datatype(tensor.data_type)} {list(tensor.dims)}" for tensor in served}
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            return f"{kind} {name} {found.get(name, 'missing')} where {wanted.get(name, 'none')} is wanted"
+    return None
+
+
+def _datatype(number: int) -> str:
+    return configs.DataType.Name(number).removeprefix("TYPE_")
+
+
+def _limited(spec: ComponentSpec, max_batch: int) -> ComponentSpec:
+    """The component with the server's limit to a batch."""
+    axes = tuple(
+        replace(axis, opt=min(axis.opt, max_batch), max=min(axis.max, max_batch)) if axis.name == "batch" else axis
+        for axis in spec.axes
+    )
+    return replace(spec, axes=axes)
