@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from build_engines import export
 from build_engines.build import Wish, build_model
 from build_engines.job import Job, Target
 from build_engines.parts import Part, parts_of
@@ -25,7 +26,7 @@ from serve.backends import load_backend
 from serve.backends.manifest import Engine
 from serve.errors import ConfigurationError
 from serve.families import components_of, load_family
-from serve.settings import ModelSettings
+from serve.settings import ComponentSettings, ModelSettings
 from serve.types import Axis, ComponentSpec, TensorSpec
 from tests.contract.engines import SIZES, build, small_model
 
@@ -101,6 +102,19 @@ def test_a_manifest_tells_what_the_engine_was_made_of(model: ModelSettings):
     assert 0 <= manifest.errors["sample"].measured <= manifest.errors["sample"].tolerated == 1e-4
     assert manifest.seconds > 0
     assert manifest.peak_mib > 50
+
+
+def test_large_weights_lie_in_a_file_of_their_own(copy: ModelSettings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export, "LARGE_BYTES", 10_000)
+    wish = Wish(components=("denoiser",), backend="openvino")
+    manifest = build(copy, wish)["denoiser"].manifest
+    assert manifest.files["model.onnx.data"] > 10_000
+    assert isinstance(manifest.errors, dict)
+    other = copy.model_copy(update={"components": {"denoiser": ComponentSettings(backend="openvino")}})
+    _load(other)
+    _truncate(Engine(copy.model_repository, copy.id, "denoiser").version / "model.onnx.data")
+    with pytest.raises(ConfigurationError, match=r"its size of model\.onnx\.data is"):
+        _load(other)
 
 
 def test_what_is_up_to_date_is_not_made_again(copy: ModelSettings):
