@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.machine import load_average, machine
 from build_engines.build import Wish, build_model
@@ -59,10 +60,16 @@ def main() -> None:
         )
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    told = {"side": arguments.side, "machine": asdict(machine(load_before)), "figures": [asdict(one) for one in found]}
+    told: dict[str, Any] = {
+        "side": arguments.side,
+        "machine": asdict(machine(load_before)),
+        "figures": [asdict(one) for one in found],
+    }
     (arguments.out / "backends.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     table = markdown(found)
-    (arguments.out / "backends.md").write_text(table + "\n", encoding="utf-8")
+    where = told["machine"]
+    about = f"{where['cpu']}, {where['cores']} cores, {arguments.side}x{arguments.side}, {arguments.repeats} rounds."
+    (arguments.out / "backends.md").write_text(f"# Executors on a CPU\n\n{about}\n\n{table}\n", encoding="utf-8")
     print(table)
 
 

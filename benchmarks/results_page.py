@@ -92,7 +92,8 @@ Simulated: the device computes nothing and takes the time that a table gives (`s
 harness are real. S is the same engine with `batching: none`, K with `batching: requests`, D is
 `benchmarks.plain_diffusers`. Ratios are of one run each; throughput is in row-steps, and loads are relative to what S
 reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`. Memory over a quarter of an
-hour under full load is on the page of the [soak](soak.md), which `make soak` writes.
+hour under full load is on the page of the [soak](soak.md), which `make soak` writes; what each component takes on each
+executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`.
 
 {pictures}
 """

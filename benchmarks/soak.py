@@ -243,8 +243,7 @@ async def _driven(url: str, model: str, duration_s: float) -> Run:
 
 
 def _embedded() -> dict[str, Any]:
-    known = embedded_model().model_dump(mode="json", include={"id", "family", "weights"})
-    return {**known, "threads": 1}
+    return {**embedded_model().model_dump(mode="json", exclude_unset=True), "threads": 1}
 
 
 def _simulated(weights: Path, speed: float) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from benchmarks.run import Run
 from benchmarks.server import RunningServer, serving
 from benchmarks.steplog import Step
 from benchmarks.wire import Server
-from serve.settings import EMBEDDED_CHECKPOINT
+from serve.settings import embedded_model
 
 SPEED = 4
 CALM_SPEED = 2
@@ -224,7 +224,7 @@ def _models(real: Path, small: Path, steps: Callable[[str], Path]) -> list[dict[
             **more,
         }
 
-    tiny = {"id": "retouch-tiny", "family": "pixel_edit", "weights": str(EMBEDDED_CHECKPOINT), "num_cpus": 0.1}
+    tiny = {**embedded_model().model_dump(mode="json", exclude_unset=True), "num_cpus": 0.1}
     calm = [
         (name, "none" if name.startswith("single") else "steps", "linear" if name.endswith("linear") else "h200-512px")
         for name in CALM
