@@ -44,7 +44,7 @@ def _plots(runs: Sequence[Run], folder: Path, step_log: Path | None) -> list[Pat
     try:
         from benchmarks import plots  # noqa: PLC0415  # An extra, which a table alone can do without.
     except ModuleNotFoundError:
-        raise BenchError("plots need matplotlib: pip install 'retouch[bench]'") from None
+        raise BenchError("plots need matplotlib: pip install -e '.[bench]'") from None
     drawn: list[Path] = []
     for name, some in (
         ("open", [run for run in runs if run.load.process != "closed"]),

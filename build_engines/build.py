@@ -11,7 +11,8 @@ from build_engines.job import Built, Job, Target
 from build_engines.parts import parts_of
 from build_engines.triton_config import Platform
 from serve.backends import component_settings
-from serve.backends.manifest import ENGINE_FILES, CompiledBackend, Shapes
+from serve.backends.manifest import ENGINE_FILES, CompiledBackend, Shapes, behind_triton
+from serve.backends.onnxruntime import refuse_precision
 from serve.errors import ConfigurationError
 from serve.families import check_components, components_of, facts_of
 from serve.families.base import Family
@@ -57,7 +58,7 @@ def build_model(model: ModelSettings, wish: Wish, report: Report) -> list[Built]
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
     check_components(model, wish.components)
-    names = wish.components or tuple(name for name in components_of(model) if _compiles(model, name, wish))
+    names = wish.components or tuple(name for name in components_of(model) if _backend(model, name, wish))
     if not names:
         raise ConfigurationError(
             f"model {model.id} runs on {model.backend}, which needs no engines; name one of "
@@ -66,16 +67,13 @@ def build_model(model: ModelSettings, wish: Wish, report: Report) -> list[Built]
     return [_job(model, name, wish, report).run() for name in names]
 
 
-def _compiles(model: ModelSettings, component: str, wish: Wish) -> bool:
-    return (wish.backend or _backend(model, component)) in ENGINE_FILES
-
-
-def _backend(model: ModelSettings, component: str) -> str:
-    """Triton serves what the others run: plans to a GPU, ONNX graphs to a CPU."""
+def _backend(model: ModelSettings, component: str, wish: Wish) -> CompiledBackend | None:
+    """None: it runs on what needs no engine."""
     own = component_settings(model, component)
-    if own.backend != "triton":
-        return own.backend
-    return "onnxruntime" if own.device == "cpu" else "tensorrt"
+    if wish.backend is None and own.backend == "triton":
+        return behind_triton(own.device, wish.precision or own.precision)
+    asked = wish.backend or own.backend
+    return next((known for known in ENGINE_FILES if known == asked), None)
 
 
 def _job(model: ModelSettings, component: str, wish: Wish, report: Report) -> Job:
@@ -99,18 +97,13 @@ def _job(model: ModelSettings, component: str, wish: Wish, report: Report) -> Jo
 
 
 def _asked(model: ModelSettings, component: str, wish: Wish) -> tuple[CompiledBackend, Precision]:
-    backend = wish.backend or _backend(model, component)
-    precision = wish.precision or component_settings(model, component).precision
-    for known in ENGINE_FILES:
-        if backend == known:
-            break
-    else:
-        raise ConfigurationError(f"{component} of {model.id} runs on {backend}, which needs no engine")
-    if known == "onnxruntime" and precision == "bfloat16":
-        raise ConfigurationError(
-            "ONNX Runtime has no bfloat16 kernels for CPUs; choose float32, or the backend openvino"
-        )
-    return known, precision
+    own = component_settings(model, component)
+    backend, precision = _backend(model, component, wish), wish.precision or own.precision
+    if backend is None:
+        raise ConfigurationError(f"{component} of {model.id} runs on {own.backend}, which needs no engine")
+    if backend == "onnxruntime":
+        refuse_precision(precision)
+    return backend, precision
 
 
 def _shapes(family: Family, spec: ComponentSpec, wish: Wish, batches: tuple[int, ...]) -> Shapes:

@@ -1,5 +1,6 @@
 """The build of one component: export, compile, compare, and put into its place at once."""
 
+import filecmp
 import gc
 import shutil
 import tempfile
@@ -41,6 +42,7 @@ PACKAGES = ("retouch", "torch", "diffusers", "transformers", "onnx", "onnxscript
 COPIES_IN_MEMORY: dict[CompiledBackend, float] = {"onnxruntime": 2.2, "openvino": 2.2, "tensorrt": 4.4}
 """Of a component's weights at the most. TensorRT for RTX took 4.3 for a transformer of 1.1 GB (tests/slow)."""
 COPIES_ON_DISK: dict[CompiledBackend, float] = {"onnxruntime": 1.2, "openvino": 1.2, "tensorrt": 2.4}
+COMPARED_ROWS = 3
 TIMING_CACHE = ".timing.cache"
 _BUILDING = ".building-"
 _CPU = torch.device("cpu")
@@ -112,13 +114,20 @@ class Job:
             lock.release()
 
     def _up_to_date(self, engine: Engine) -> Manifest | None:
+        """What the server would take, and as it is asked for now."""
         target = self.target
+        libraries = tensorrt.identity_here() if target.backend == "tensorrt" else {}
         try:
-            found = engine.checked(target.backend, target.precision, self.part.spec, self.part.weights)
+            found = engine.checked(
+                target.backend, target.precision, self.part.spec, self.part.weights, _architecture(target), libraries
+            )
         except ConfigurationError:
             return None
-        asked = (target.platform, target.shapes, _architecture(target))
-        return found if asked == (found.platform, found.shapes, found.architecture) else None
+        if (target.platform, target.shapes) != (found.platform, found.shapes):
+            return None
+        if target.platform == "python" and not filecmp.cmp(PYTHON_MODEL, engine.version / "model.py", shallow=False):
+            return None
+        return found
 
     def _build(self, engine: Engine) -> Manifest:
         self._refuse_small_machine(engine.folder)
@@ -181,11 +190,15 @@ class Job:
         module = self.part.module().eval().requires_grad_(False)
         self.tell("exporting", None)
         opset = export(spec, module, lengths_of(spec, self.lengths[-1], 2), path)
-        lengths = [lengths_of(spec, each, batch) for batch, each in zip((1, 3), self.lengths, strict=True)]
-        references = verify.references(spec, module, lengths)
+        references = verify.references(spec, module, self.compared_at())
         del module
         gc.collect()
         return _Graph(path, opset, references)
+
+    def compared_at(self) -> list[dict[str, int]]:
+        """Lengths of all axes that outputs are compared at: one row, and as many more as the engine takes."""
+        rows = min(COMPARED_ROWS, self.target.shapes.high.get("batch", COMPARED_ROWS))
+        return [lengths_of(self.part.spec, each, batch) for batch, each in zip((1, rows), self.lengths, strict=True)]
 
     def _compared(self, graph: "_Graph", runtime: CompiledBackend, precision: Precision) -> dict[str, Error]:
         """precision: that the runtime computes in."""
@@ -194,23 +207,26 @@ class Job:
         return verify.compare(component, graph.references, self.target.precision, _CPU)
 
     def _compiled(self, graph: "_Graph", folder: Path) -> tuple[dict[str, Error] | str, dict[str, str]]:
-        """Where there is no GPU to run the plan on, the graph that it is made of is compared."""
-        spec, target = self.part.spec, self.target
-        errors: dict[str, Error] | str = ""
-        if not torch.cuda.is_available():
-            runtime: CompiledBackend = "openvino" if target.precision == "bfloat16" else "onnxruntime"
-            found = self._compared(graph, runtime, "float32")
-            told = ", ".join(f"{name} {error.measured:.2g}" for name, error in found.items())
-            errors = f"without a GPU the plan was not run; its graph, run by {runtime}, is off by {told}"
-        cache = self.model.model_repository / TIMING_CACHE
-        options = tensorrt.PlanOptions(target.shapes, target.architecture, timing_cache=cache)
+        """Where the plan is not for this machine's GPU, the graph that it is made of is compared, before an hour goes
+        into it. Answers what the library calls itself as well."""
         plan = folder / ENGINE_FILES["tensorrt"]
-        library = tensorrt.compile_plan(graph.path, plan, spec, options, self._told)
-        for path in folder.glob(f"{graph.path.name}*"):
+        if _runs_here(self.target):
+            library = self._compile(graph, plan)
+            return self._run(plan, graph), library
+        runtime: CompiledBackend = "openvino" if self.target.precision == "bfloat16" else "onnxruntime"
+        found = self._compared(graph, runtime, "float32")
+        told = ", ".join(f"{name} {error.measured:.2g}" for name, error in found.items())
+        unrun = f"the plan was not run, without its GPU; its graph, run by {runtime}, is off by {told}"
+        return unrun, self._compile(graph, plan)
+
+    def _compile(self, graph: "_Graph", plan: Path) -> dict[str, str]:
+        """The graph's files go, once they are compiled."""
+        target, cache = self.target, self.model.model_repository / TIMING_CACHE
+        options = tensorrt.PlanOptions(target.shapes, target.architecture, timing_cache=cache)
+        library = tensorrt.compile_plan(graph.path, plan, self.part.spec, options, self._told)
+        for path in plan.parent.glob(f"{graph.path.name}*"):
             path.unlink()
-        if not errors:
-            errors = self._run(plan, graph)
-        return errors, library
+        return library
 
     def _run(self, plan: Path, graph: "_Graph") -> dict[str, Error]:
         """On this machine's GPU."""
@@ -260,6 +276,10 @@ def _architecture(target: Target) -> str:
     if target.backend != "tensorrt":
         return "any"
     return target.architecture or tensorrt.architecture_here()
+
+
+def _runs_here(target: Target) -> bool:
+    return torch.cuda.is_available() and _architecture(target) == tensorrt.architecture_here()
 
 
 def _put(folder: Path, place: Path) -> None:

@@ -99,6 +99,11 @@ def shapes_of(spec: ComponentSpec, drawn: Sequence[Mapping[str, int]], batches: 
     return Shapes(static=static if names else (), low=low, high=high)
 
 
+def identity_here() -> dict[str, str]:
+    """What plans are built with here, as a manifest tells it. Raises ConfigurationError."""
+    return identity(load_library())
+
+
 def architecture_here() -> str:
     """Of this machine's GPU, as `sm_90`. Raises ConfigurationError: there is none."""
     if not torch.cuda.is_available():

@@ -169,8 +169,10 @@ class ModelSettings(_Section):
 
     @model_validator(mode="after")
     def _a_gpu_is_asked_for(self) -> Self:
-        if self.device.startswith("cuda") and self.num_gpus == 0:
-            raise ValueError(f"device {self.device} needs num_gpus above 0; Ray shows a replica no GPU without")
+        devices = [self.device, *(component.device or "" for component in self.components.values())]
+        for device in devices:
+            if device.startswith("cuda") and self.num_gpus == 0:
+                raise ValueError(f"device {device} needs num_gpus above 0; Ray shows a replica no GPU without")
         return self
 
     @model_validator(mode="after")

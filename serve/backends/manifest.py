@@ -6,6 +6,7 @@ A component lies in a Triton model repository, `<repository>/<model>.<component>
 import re
 import shlex
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -77,7 +78,7 @@ class Manifest(BaseModel):
 
 
 class Engine:
-    """A component's place in a repository. model: its id in the configuration. config: its file, for the advice."""
+    """A component's place in a repository. model: its id in the configuration."""
 
     def __init__(self, repository: Path, model: str, component: str) -> None:
         self.folder = repository / triton_name(model, component)
@@ -139,7 +140,8 @@ class Engine:
 
     def advice(self, backend: CompiledBackend, precision: str) -> str:
         words = ["retouch", "build-engines", "--model", self._model, "--components", self._component]
-        return f"build it: {shlex.join([*words, '--backend', backend, '--precision', precision])}"
+        command = shlex.join([*words, "--backend", backend, "--precision", precision])
+        return f"build it: {command}, with the server's --config if it has one"
 
     def _compare(self, what: str, found: object, wanted: object) -> None:
         if found != wanted:
@@ -154,6 +156,12 @@ def triton_name(model: str, component: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}.{component}"
 
 
+def behind_triton(device: str, precision: str) -> CompiledBackend:
+    """What a Triton server runs for tensors of that device and precision: plans on a GPU, ONNX graphs on a CPU, where
+    no runtime takes bfloat16."""
+    return "onnxruntime" if device == "cpu" and precision != "bfloat16" else "tensorrt"
+
+
 def _size(path: Path) -> int | str:
     try:
         return path.stat().st_size
@@ -163,8 +171,6 @@ def _size(path: Path) -> int | str:
 
 def versions(*names: str) -> Mapping[str, str]:
     """Of installed packages, by their names in the package index."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
     found: dict[str, str] = {}
     for name in names:
         try:

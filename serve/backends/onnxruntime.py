@@ -31,10 +31,7 @@ class OnnxRuntimeBackend:
     device = torch.device("cpu")
 
     def __init__(self, repository: Path, model: str, precision: str, threads: int) -> None:
-        if precision == "bfloat16":
-            raise ConfigurationError(
-                f"model {model}: ONNX Runtime has no bfloat16 kernels for CPUs; choose float32 or the backend openvino"
-            )
+        refuse_precision(precision)
         self._repository, self._model, self._precision, self._threads = repository, model, precision, threads
         self.dtype = DTYPES[precision]
         self.memory: DeviceMemory = memory_of(self.device)
@@ -84,6 +81,14 @@ class OnnxRuntimeComponent:
         outputs = {name: torch.from_numpy(answer) for name, answer in zip(self._names, answers, strict=True)}
         self._checks.outputs(outputs, lengths)
         return outputs
+
+
+def refuse_precision(precision: str) -> None:
+    """Raises ConfigurationError for one that has no kernels."""
+    if precision == "bfloat16":
+        raise ConfigurationError(
+            "ONNX Runtime has no bfloat16 kernels for CPUs; choose float32, or the backend openvino"
+        )
 
 
 def opened(path: Path, spec: ComponentSpec, threads: int) -> OnnxRuntimeComponent:

@@ -18,7 +18,7 @@ def load_library() -> Any:
         with suppress(ImportError):
             return importlib.import_module(name)
     raise ConfigurationError(
-        "neither tensorrt nor tensorrt_rtx is installed; pip install 'retouch[tensorrt]' brings tensorrt_rtx, and "
+        "neither tensorrt nor tensorrt_rtx is installed; pip install -e '.[tensorrt]' brings tensorrt_rtx, and "
         "data-centre GPUs need tensorrt"
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from serve.backends.base import DeviceMemory
 from serve.backends.checks import DTYPES, Checks
-from serve.backends.manifest import Engine, triton_name
+from serve.backends.manifest import Engine, behind_triton, triton_name
 from serve.backends.memory import memory_of
 from serve.backends.torch import open_device
 from serve.backends.triton_memory import SharingRefused, cuda_shared_memory
@@ -89,7 +89,8 @@ class TritonBackend:
 
     def _mend(self, spec: ComponentSpec) -> str:
         engine = Engine(self._model.model_repository, self._model.id, spec.name)
-        built = engine.advice("tensorrt" if self.device.type == "cuda" else "onnxruntime", self._model.precision)
+        runs = behind_triton(self.device.type, self._model.precision)
+        built = engine.advice(runs, self._model.precision)
         return f"{built}, and start the server with --model-repository={self._model.model_repository}"
 
 

@@ -1,10 +1,10 @@
 """`retouch build-engines`: compiled components for a model, into the model repository."""
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,10 +15,14 @@ from serve.cli.console import Exit, Failure, say
 from serve.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from build_engines.build import Built, Wish
+    from build_engines.build import Built
     from serve.settings import ModelSettings
 
-T = TypeVar("T")
+_PRECISIONS = {
+    name: full
+    for short, full in (("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16"))
+    for name in (short, full)
+}
 COLUMNS = ("component", "", "backend", "precision", "MB", "error", "s", "peak MiB")
 
 
@@ -50,28 +54,20 @@ def build_engines(
     """Compile a model's components, compare them with torch, and put them into the model repository."""
     try:
         settings = _model(config, model, repository)
-        wish = _wish(
-            backend=_one_of(backend, "--backend", {name: name for name in ("tensorrt", "onnxruntime", "openvino")}),
-            precision=_one_of(precision, "--precision", _PRECISIONS),
-            components=tuple(_words(components)),
-            sizes=tuple(_size(word) for word in _words(sizes)),
-            references=tuple(_count(word, "--references", 0) for word in _words(references)),
-            batches=tuple(_count(word, "--batch", 1) for word in _words(batch)),
-            architecture=architecture,
-            python=python,
-        )
-        with _shown() as report:
-            built = _build(settings, wish, report)
+        asked = {
+            "backend": _one_of(backend, "--backend", {name: name for name in ("tensorrt", "onnxruntime", "openvino")}),
+            "precision": _one_of(precision, "--precision", _PRECISIONS),
+            "components": tuple(_words(components)),
+            "sizes": tuple(_size(word) for word in _words(sizes)),
+            "references": tuple(_count(word, "--references", 0) for word in _words(references)),
+            "batches": tuple(_count(word, "--batch", 1) for word in _words(batch)),
+            "architecture": architecture,
+            "python": python,
+        }
+        built = _build(settings, asked)
     except ConfigurationError as error:
         raise Failure(str(error), Exit.USAGE) from None
     _print(built)
-
-
-_PRECISIONS = {
-    name: full
-    for short, full in (("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16"))
-    for name in (short, full)
-}
 
 
 def _model(config: Path | None, name: str, repository: Path | None) -> "ModelSettings":
@@ -85,20 +81,11 @@ def _model(config: Path | None, name: str, repository: Path | None) -> "ModelSet
     return found if repository is None else found.model_copy(update={"model_repository": repository})
 
 
-def _wish(**asked: Any) -> "Wish":
-    from build_engines.build import Wish  # noqa: PLC0415
+def _build(model: "ModelSettings", asked: Mapping[str, Any]) -> "list[Built]":
+    from build_engines.build import Wish, build_model  # noqa: PLC0415
 
-    return Wish(**asked)
-
-
-def _build(model: "ModelSettings", wish: "Wish", report: Callable[[str, str, float | None], None]) -> "list[Built]":
-    try:
-        from build_engines.build import build_model  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise Failure(
-            f"building engines needs {error.name}; pip install 'retouch[engines]' brings it", Exit.USAGE
-        ) from None
-    return build_model(model, wish, report)
+    with _shown() as report:
+        return build_model(model, Wish(**asked), report)
 
 
 def _words(text: str) -> list[str]:

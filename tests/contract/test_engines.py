@@ -22,8 +22,10 @@ from build_engines import export
 from build_engines.build import Wish, build_model
 from build_engines.job import Job, Target
 from build_engines.parts import Part, parts_of
+from build_engines.tensorrt import shapes_of
 from serve.backends import load_backend
 from serve.backends.manifest import Engine
+from serve.backends.tensorrt_component import outside
 from serve.errors import ConfigurationError
 from serve.families import components_of, load_family
 from serve.settings import ComponentSettings, ModelSettings
@@ -134,6 +136,36 @@ def test_other_weights_make_an_engine_stale_and_only_that_one(copy: ModelSetting
     assert not built["denoiser"].fresh
     assert built["text_encoder"].fresh
     _load(copy)
+
+
+def test_a_plan_of_another_version_of_the_library_is_made_again(copy: ModelSettings):
+    """The server would refuse it."""
+    wish = replace(PLAN, components=("text_encoder",))
+    built = build(copy, wish)["text_encoder"]
+    path = built.folder / "1" / "manifest.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "versions": {**told["versions"], "version": "1.0"}}))
+    assert not build(copy, wish)["text_encoder"].fresh
+    assert build(copy, wish)["text_encoder"].fresh
+
+
+def test_another_python_model_than_is_built_with_now_is_made_again(copy: ModelSettings):
+    wish = Wish(components=("text_encoder",), python=True)
+    assert not build(copy, wish)["text_encoder"].fresh
+    model = Engine(copy.model_repository, copy.id, "text_encoder").version / "model.py"
+    model.write_text(model.read_text().replace("Triton", "Triten", 1))
+    assert not build(copy, wish)["text_encoder"].fresh
+    assert build(copy, wish)["text_encoder"].fresh
+
+
+@pytest.mark.parametrize(("batches", "rows"), [((1,), 1), ((1, 2), 2), ((1, 8), 3)])
+def test_a_plan_is_compared_at_shapes_that_it_takes(batches: tuple[int, ...], rows: int):
+    lengths: tuple[Mapping[str, int], ...] = ({"width": 8}, {"width": 12})
+    shapes = shapes_of(SPEC, [{"width": 32}], batches)
+    target = Target("tensorrt", "float32", "tensorrt_plan", shapes, "sm_89")
+    job = Job(ModelSettings(id="m", family="f", weights="w"), Part(SPEC, nn.Identity, Path()), target, lengths, print)
+    assert [each["batch"] for each in job.compared_at()] == [1, rows]
+    assert [outside(shapes, each) for each in job.compared_at()] == ["", ""]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from serve.backends import triton_server
-from serve.backends.triton import TritonComponent
+from serve.backends.triton import TritonBackend, TritonComponent
 from serve.backends.triton_memory import SystemRegion
 from serve.errors import BackendUnavailable
 from serve.settings import TritonSettings
@@ -98,7 +99,8 @@ def test_calls_fail_cleanly_while_the_server_is_away_and_succeed_when_it_is_back
         with pytest.raises(BackendUnavailable, match="the Triton server cannot be reached; try again"):
             served.check()
         triton.start()
-        time.sleep(2)
+        _until_found(served)
+        time.sleep(0.5)
         stop.set()
         ends = [caller.result() for caller in callers]
 
@@ -110,17 +112,19 @@ def test_calls_fail_cleanly_while_the_server_is_away_and_succeed_when_it_is_back
 
 
 def test_a_server_that_was_restarted_between_two_calls_is_not_noticed(triton: Triton):
-    echo = backend(triton, PROBE).load(PROBED, nn.Identity, WEIGHTS)
+    served = backend(triton, PROBE)
+    echo = served.load(PROBED, nn.Identity, WEIGHTS)
     echo(probe_inputs(5))
     triton.kill()
     triton.start()
-    time.sleep(1.5)  # until the channel has found it
+    _until_found(served)
 
     assert torch.equal(echo(probe_inputs(5, seed=4))["single_out"], probe_inputs(5, seed=4)["single"])
 
 
 def test_a_model_whose_process_dies_is_unavailable_until_the_server_is_started_anew(triton: Triton):
-    echo = backend(triton, PROBE).load(PROBED, nn.Identity, WEIGHTS)
+    served = backend(triton, PROBE)
+    echo = served.load(PROBED, nn.Identity, WEIGHTS)
     echo(probe_inputs(5))
     triton.kill_models()
 
@@ -129,8 +133,19 @@ def test_a_model_whose_process_dies_is_unavailable_until_the_server_is_started_a
 
     triton.kill()
     triton.start()
-    time.sleep(1.5)
+    _until_found(served)
     assert torch.equal(echo(probe_inputs(5, seed=4))["single_out"], probe_inputs(5, seed=4)["single"])
+
+
+def _until_found(served: TritonBackend) -> None:
+    """The channel looks for the server once a second."""
+    give_up_s = time.monotonic() + 10
+    while time.monotonic() < give_up_s:
+        with suppress(BackendUnavailable):
+            served.check()
+            return
+        time.sleep(0.05)
+    served.check()
 
 
 def _call_on(echo: TritonComponent, stop: threading.Event, away: threading.Event) -> tuple[int, int, bool]:

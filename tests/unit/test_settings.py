@@ -122,6 +122,10 @@ def test_a_null_in_a_variable_or_an_override_is_the_default_and_not_what_the_fil
             "models: [{id: a, family: f, weights: w, device: 'cuda:1'}]",
             "configuration key models.0 in FILE: device cuda:1 needs num_gpus above 0; ",
         ),
+        (
+            "models: [{id: a, family: f, weights: w, components: {denoiser: {device: cuda}}}]",
+            "configuration key models.0 in FILE: device cuda needs num_gpus above 0; ",
+        ),
         ("storage: {max_bytes: 16777215}", "configuration key storage.max_bytes in FILE: "),
         ("servr: {}", "unknown configuration key servr in FILE"),
         ("server: {prot: 1}", "unknown configuration key server.prot in FILE"),

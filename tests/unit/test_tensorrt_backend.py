@@ -134,9 +134,9 @@ def test_an_engine_that_does_not_fit_is_refused_by_name(built: Built, asked: dic
 
 
 def test_a_refusal_tells_the_command_that_builds_another(built: Built):
-    command = "retouch build-engines --model m --components mixer --backend tensorrt --precision float32$"
+    command = "retouch build-engines --model m --components mixer --backend tensorrt --precision float32"
 
-    with pytest.raises(ConfigurationError, match=f"; build it: {command}"):
+    with pytest.raises(ConfigurationError, match=f"; build it: {command}, with the server's --config if it has one$"):
         built.checked(architecture="sm_90")
 
 
