@@ -1,4 +1,4 @@
-"""From a request's bytes to an `EditJob`, and from the job's pictures back to the answer's.
+"""From a request's body to an `EditJob`, and from the job's pictures back to the answer's.
 
 Both halves are plain functions over bytes and arrays; the deployments only decide where they run.
 """
@@ -20,9 +20,9 @@ from serve.codec import (
     fit_reference,
 )
 from serve.errors import ModelNotFound, UnsupportedParameter
-from serve.schema import EditRequest, parse
+from serve.schema import EditRequest, parse, parse_form
 from serve.settings import LimitSettings, ModelSettings, Settings
-from serve.types import EditJob, ModelFacts, OutputFormat, Pixels, Size
+from serve.types import EditJob, Form, ModelFacts, OutputFormat, Picture, Pixels, Size
 
 MAX_SEED = 2**64
 RANDOM_SEEDS = 2**53
@@ -55,12 +55,13 @@ class Frame:
 class PreparedEdit:
     """model: the id, aliases resolved. job is None where strength is 0: the answer is then the canvas itself.
 
-    caller: the request's `user` and `safety_identifier`, for the log.
+    stream: whether it is answered by events. caller: the request's `user` and `safety_identifier`, for the log.
     """
 
     model: str
     job: EditJob | None
     frame: Frame
+    stream: bool
     caller: tuple[str | None, str | None]
 
 
@@ -72,12 +73,12 @@ class _Drawn:
     mask: Pixels | None
 
 
-def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
-    """Check a JSON body against the schema, the limits and the model, and decode its pictures.
+def prepare(body: bytes | Form, request_id: str, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
+    """Check a body, JSON or a form, against the schema, the limits and the model, and decode its pictures.
 
     facts: by model id. Raises an InvalidRequest or ModelNotFound that names the parameter at fault.
     """
-    request = parse(body)
+    request = parse_form(body) if isinstance(body, Form) else parse(body)
     model = served_model(request.model or "", settings)
     known = facts[model.id]
     _refuse_what_the_model_cannot(request, model.id, known)
@@ -85,7 +86,7 @@ def prepare(body: bytes, request_id: str, settings: Settings, facts: Mapping[str
     references = tuple(_references(request, settings.limits, known))
     strength = known.default_strength if request.strength is None else request.strength
     job = None if strength == 0 else _job(request, request_id, drawn, references, frame.seeds, strength, known)
-    return PreparedEdit(model.id, job, frame, caller=(request.user, request.safety_identifier))
+    return PreparedEdit(model.id, job, frame, request.stream, caller=(request.user, request.safety_identifier))
 
 
 def served_model(name: str, settings: Settings) -> ModelSettings:
@@ -135,16 +136,19 @@ def _references(request: EditRequest, limits: LimitSettings, facts: ModelFacts) 
 
 def _decode(request: EditRequest, index: int, limits: LimitSettings) -> Pixels:
     param = f"images[{index}]"
-    data = decode_base64(request.images[index], param, limits.image_bytes)
-    return decode_picture(data, param, limits.image_pixels)
+    return decode_picture(_file(request.images[index], param, limits), param, limits.image_pixels)
 
 
 def _decode_mask(request: EditRequest, source: Pixels, limits: LimitSettings) -> Pixels | None:
     if request.mask is None:
         return None
-    data = decode_base64(request.mask, "mask", limits.image_bytes)
     height, width = source.shape[:2]
-    return decode_mask(data, request.mask_mode, (width, height), limits.image_pixels)
+    return decode_mask(_file(request.mask, "mask", limits), request.mask_mode, (width, height), limits.image_pixels)
+
+
+def _file(picture: Picture, param: str, limits: LimitSettings) -> bytes:
+    """The bytes of a picture, in whichever form it was sent. A file of a form keeps the limit already."""
+    return picture if isinstance(picture, bytes) else decode_base64(picture, param, limits.image_bytes)
 
 
 def _frame(request: EditRequest, source: Pixels, mask: Pixels | None, facts: ModelFacts) -> Frame:
@@ -157,7 +161,7 @@ def _frame(request: EditRequest, source: Pixels, mask: Pixels | None, facts: Mod
         seeds=tuple((first + i) % MAX_SEED for i in range(request.n)),
         output_format=request.output_format,
         compression=request.output_compression,
-        by_url=request.response_format == "url",
+        by_url=request.response_format == "url" and not request.stream,
     )
 
 
@@ -181,6 +185,7 @@ def _job(
         strength=strength,
         guidance=facts.default_guidance if request.guidance_scale is None else request.guidance_scale,
         priority=request.priority,
+        previews=request.partial_images,
     )
 
 

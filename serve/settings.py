@@ -50,7 +50,8 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """Where the HTTP server listens. public_url: what links in answers start with; empty: the host the caller used.
 
-    cache_folder: keeps what was measured of the models from one start to the next.
+    keep_alive_s: between two signs of life in a stream that has nothing to tell. cache_folder: keeps what was measured
+    of the models from one start to the next.
     """
 
     host: str = "127.0.0.1"
@@ -60,6 +61,7 @@ class ServerSettings(_Section):
     codec_replicas: int = Field(default=1, ge=1)
     codec_threads: int = Field(default=2, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    keep_alive_s: float = Field(default=15.0, gt=0)
     cache_folder: Path = Path(tempfile.gettempdir()) / "retouch-cache"
 
 

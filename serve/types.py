@@ -11,11 +11,23 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3) RGB pictures or (H, W) masks, 0 to 255."""
 
+Picture = str | bytes
+"""As a client sent it: base64 text, plain or in a data URL, or the bytes of a file."""
+
 DType = Literal["float32", "float16", "bfloat16", "int64", "bool"]
 OutputFormat = Literal["png", "jpeg", "webp"]
 Priority = Literal["low", "normal", "high"]
 Size = tuple[int, int]
 """(width, height) in pixels, as in the API's `"512x512"`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A multipart body. images: in their order. texts: of the other fields, by name."""
+
+    images: tuple[Picture, ...]
+    mask: Picture | None
+    texts: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,8 @@ class EditJob:
     canvas: (H, W, 3), the first source at the size that the model draws. references: further pictures, each (h, w, 3)
     at the model's reference resolution. mask: (H, W) at the canvas' size, 255 where the model edits, or None for the
     whole canvas. strength 0 to 1; guidance in the model's own scale; steps of the full schedule, of which `strength`
-    runs a part. seeds: one per output, 0 to 2**64 - 1. priority: against the other jobs of the model.
+    runs a part. seeds: one per output, 0 to 2**64 - 1. priority: against the other jobs of the model. previews: that a
+    watcher gets of each output on the way, at the most.
     """
 
     request_id: str
@@ -38,6 +51,7 @@ class EditJob:
     strength: float
     guidance: float
     priority: Priority = "normal"
+    previews: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,28 @@ class QueuePlace:
 
     position: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A row of a job has run a step. image: index of its output. step: that it has done, of total."""
+
+    image: int
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What an output will look like, as the model takes it for after some of its steps.
+
+    image: index of the output. index: of its previews, from 0 on. pixels: (h, w, 3) in the output's aspect, and mostly
+    smaller.
+    """
+
+    image: int
+    index: int
+    pixels: Pixels
 
 
 @dataclass(frozen=True, slots=True)

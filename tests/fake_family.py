@@ -39,6 +39,7 @@ Where = Literal[
     "step",
     "denoiser",
     "stepped",
+    "preview",
     "decode",
     "decoder",
     "nan in text_encoder",
@@ -170,6 +171,7 @@ class FakeFamily:
         velocity = answers[0]["velocity"]
         if len(answers) == 2:
             velocity = velocity + sample.guidance * (answers[1]["velocity"] - velocity)
+        sample.estimate = sample.latents - sigma * velocity
         sample.latents = sample.latents + (sigma_next - sigma) * velocity
         sample.done += 1
 
@@ -178,18 +180,25 @@ class FakeFamily:
         prompt = self._jobs[row][0].prompt
         self._fail_at("decode", prompt)
         self.final_latents[self._row_name(row)] = sample.latents.numpy().tobytes()
-        latents = self._spoilt("nan in decoder", prompt, sample.latents)
-        (answer,) = yield (Call(self.decoder, {"latents": latents, "who": sample.passes[0]["who"]}),)
-        width, height = sample.size
-        cells = answer["cells"].reshape(height // PATCH, width // PATCH, PATCH, PATCH, 3)
-        pixels = cells.permute(0, 2, 1, 3, 4).reshape(height, width, 3)
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+        return (yield from self._picture(sample, self._spoilt("nan in decoder", prompt, sample.latents)))
+
+    def preview(self, sample: Sample) -> Stage[Pixels]:
+        self._fail_at("preview", self._jobs[_row(sample)][0].prompt)
+        assert sample.estimate is not None
+        return (yield from self._picture(sample, sample.estimate))
 
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[1] for image in images)
 
     def lengths(self, size: Size, references: Sequence[Size]) -> dict[str, int]:
         raise NotImplementedError("its components are not compiled")
+
+    def _picture(self, sample: Sample, latents: torch.Tensor) -> Stage[Pixels]:
+        (answer,) = yield (Call(self.decoder, {"latents": latents, "who": sample.passes[0]["who"]}),)
+        width, height = sample.size
+        cells = answer["cells"].reshape(height // PATCH, width // PATCH, PATCH, PATCH, 3)
+        pixels = cells.permute(0, 2, 1, 3, 4).reshape(height, width, 3)
+        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
 
     def _loaded(
         self, name: ComponentName, spec: ComponentSpec, module: Callable[[], torch.nn.Module]
@@ -258,6 +267,7 @@ def edit_job(
     picture: int = 0,
     references: int = 0,
     priority: Priority = "normal",
+    previews: int = 0,
 ) -> EditJob:
     """A job over a random square picture. picture: which one. No seeds means seed 1."""
     pixels = np.random.default_rng(picture).integers(0, 256, (1 + references, side, side, 3), np.uint8)
@@ -272,6 +282,7 @@ def edit_job(
         strength=strength,
         guidance=guidance,
         priority=priority,
+        previews=previews,
     )
 
 

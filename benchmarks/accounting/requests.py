@@ -90,7 +90,7 @@ def malformed_requests(seed: int) -> list[Malformed]:
         broken("too many steps", "invalid_value", num_inference_steps=101),
         broken("unknown size", "invalid_value", size="300x300"),
         broken("unknown model", "model_not_found", 404, model="none such"),
-        broken("streaming", "unsupported_parameter", stream=True),
+        broken("streaming by link", "invalid_value", stream=True, response_format="url"),
         broken("a JPEG", "unsupported_image_format", images=[_encoded(_plain((8, 8)), "JPEG")]),
         broken("a cut PNG", "invalid_image", images=[picture[: len(picture) // 8 * 4]]),
         broken("a huge header", "too_many_pixels", images=[_huge_header()]),

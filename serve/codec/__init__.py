@@ -8,10 +8,12 @@ pure, keep no global state and release the interpreter lock in their long parts,
 from serve.codec.base64 import check_bytes, decode_base64
 from serve.codec.blend import compose
 from serve.codec.encode import encode
+from serve.codec.form import FormReader
 from serve.codec.geometry import auto_size, cover, cover_mask, draw_size, fit_reference
 from serve.codec.picture import MaskMode, decode_mask, decode_picture
 
 __all__ = [
+    "FormReader",
     "MaskMode",
     "auto_size",
     "check_bytes",

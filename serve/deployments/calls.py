@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -40,6 +40,17 @@ async def answered(call: Call, *before: Call) -> Any:
     except (RayError, RayServeException) as error:
         raise _lost_or_bug(error) from error
     return succeeded(result)
+
+
+async def told(call: Call) -> AsyncGenerator[Any]:
+    """What a deployment's generator yields, with Ray's errors translated. A caller that leaves cancels the call."""
+    try:
+        async for item in cast(DeploymentResponseGenerator[Any], call):
+            yield succeeded(item)
+    except (RayError, RayServeException) as error:
+        raise _lost_or_bug(error) from error
+    finally:
+        call.cancel()
 
 
 def succeeded(result: T | EditError) -> T:

@@ -2,24 +2,45 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from serve.deployments.deadline import TIME_LIMIT_HEADERS
-from serve.schema import EditResponse, ErrorBody, request_schema
+from serve.deployments.streams import PROGRESS_HEADER
+from serve.schema import (
+    CompletedEvent,
+    EditResponse,
+    ErrorBody,
+    PartialImageEvent,
+    ProgressEvent,
+    form_schema,
+    request_schema,
+)
 
 ERROR_STATUSES = (400, 404, 405, 408, 413, 415, 429, 500, 503)
 
-EDIT_BODY: dict[str, Any] = {"required": True, "content": {"application/json": {"schema": request_schema()}}}
+STREAM_EVENTS = (PartialImageEvent, ProgressEvent, CompletedEvent)
+
+EDIT_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": request_schema()},
+        "multipart/form-data": {"schema": form_schema()},
+    },
+}
+
+_TIME_LIMIT = (
+    "Seconds that the edit may take; the shortest of what these headers and the server's configuration allow counts. "
+    "An edit that cannot end in its time is a 429 as soon as that is clear, one that has not ended is a 408."
+)
+
+
+def _header(name: str, description: str, **schema: object) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+
 
 EDIT_HEADERS: list[dict[str, Any]] = [
-    {
-        "name": name,
-        "in": "header",
-        "required": False,
-        "description": "Seconds that the edit may take; the shortest of what these headers and the server's "
-        "configuration allow counts. An edit that cannot end in its time is a 429 as soon as that is clear, one that "
-        "has not ended is a 408.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-    }
-    for name in TIME_LIMIT_HEADERS
+    *(_header(name, _TIME_LIMIT, type="number", exclusiveMinimum=0) for name in TIME_LIMIT_HEADERS),
+    _header(PROGRESS_HEADER, "Whether a stream tells of every step as well.", type="boolean"),
 ]
 
 _PLACE: dict[str, Any] = {
@@ -43,9 +64,25 @@ _RETRY_AFTER: dict[str, Any] = {
     }
 }
 
+
+def _event(kind: type[BaseModel]) -> dict[str, Any]:
+    """What it refers to is among the components, since a plain answer has it too."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    schema.pop("$defs", None)
+    return schema
+
+
+_EVENTS: dict[str, Any] = {
+    "type": "string",
+    "description": "Where `stream` is true: `image_edit.partial_image` for each preview, `image_edit.progress` for "
+    "each step where the header `x-progress` is true, one `image_edit.completed` an image, or `error`; comments in "
+    "between keep the connection alive. `x-events` has the schema of each one's data.",
+    "x-events": {kind.model_fields["type"].default: _event(kind) for kind in STREAM_EVENTS},
+}
+
 EDIT_ANSWERS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": ErrorBody} for status in ERROR_STATUSES},
-    200: {"model": EditResponse, "headers": _PLACE},
+    200: {"model": EditResponse, "headers": _PLACE, "content": {"text/event-stream": {"schema": _EVENTS}}},
     429: {"model": ErrorBody, "headers": _RETRY_AFTER},
 }
 

@@ -1,6 +1,8 @@
 """The deployment that owns a model: one engine a replica, one deployment a model."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Prepared
 from serve.engine.engine import EngineStats
 from serve.engine.load import load_engine
-from serve.errors import BackendUnavailable
+from serve.engine.watch import Event
+from serve.errors import BackendUnavailable, EditError
 from serve.metrics import EngineFigures
 from serve.settings import ModelSettings
 from serve.types import EditResult
@@ -38,6 +41,28 @@ class Editor:
         # A caller that leaves cancels this method, and with it the engine's future, which frees the rows.
         return await asyncio.wrap_future(self._engine.submit(job, time_limit_s))
 
+    async def watch(self, prepared: Prepared, time_limit_s: float) -> AsyncGenerator[Event | EditResult | EditError]:
+        """As `edit`, with all that happens on the way; the result, or what the edit failed with, comes last."""
+        job = prepared.edit.job
+        assert job is not None
+        loop, told = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+        def tell(event: Event | None) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, event)
+
+        try:
+            future = self._engine.submit(job, time_limit_s, tell)
+        except EditError as error:
+            yield error
+            return
+        future.add_done_callback(lambda _: tell(None))
+        try:
+            while event := await told.get():
+                yield event
+            yield await _ended(future)
+        finally:
+            future.cancel()
+
     @refusals_as_results
     async def ping(self) -> None:
         """Raises BackendUnavailable where edits would fail. An executor that is away leaves the replica as it is."""
@@ -58,3 +83,8 @@ class Editor:
     async def __del__(self) -> None:
         """Ray Serve awaits this once the replica's calls have ended, so the engine is idle."""
         await asyncio.to_thread(self._engine.drain, STOP_S)
+
+
+@refusals_as_results
+async def _ended(future: Future[EditResult]) -> EditResult:
+    return await asyncio.wrap_future(future)

@@ -1,12 +1,8 @@
-"""The edge to HTTP: one table from our errors to responses, and bodies read under a cap."""
+"""The edge to HTTP: one table from our errors to responses."""
 
-import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from email.message import Message as EmailMessage
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -21,13 +17,9 @@ from serve.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
     RequestTimeout,
-    RequestTooLarge,
-    UnsupportedMediaType,
 )
 from serve.schema import ErrorBody
-from serve.settings import MIB, LimitSettings
 
 logger = logging.getLogger(__name__)
 
@@ -101,83 +93,3 @@ class Edge:
                 raise
             await error_response(InternalError("the server failed to answer"))(scope, receive, send)
         return None
-
-
-class BodyBudget:
-    """Holds the bytes of all bodies in memory under a bound, and the number of requests in flight."""
-
-    def __init__(self, limits: LimitSettings) -> None:
-        self._limits = limits
-        self._bytes = 0
-        self._requests = 0
-
-    @asynccontextmanager
-    async def admit(self, queued_s: Callable[[], Awaitable[float]]) -> AsyncGenerator[None]:
-        """Count one request while the context is open. Raises Overloaded before a byte of the body is read.
-
-        queued_s: asked, only then, for the seconds of work after which a retry has a chance.
-        """
-        if self._requests >= self._limits.requests_in_flight:
-            message = f"{self._requests} requests are in flight, the most this server takes"
-            raise Overloaded(message, retry_after_s=await queued_s())
-        self._requests += 1
-        try:
-            yield
-        finally:
-            self._requests -= 1
-
-    @asynccontextmanager
-    async def read(self, request: Request) -> AsyncGenerator[bytes]:
-        """The request's body, counted as long as the context is open.
-
-        Raises RequestTooLarge as soon as it is sure, RequestTimeout when the client is too slow, Overloaded when the
-        bodies of all requests together would not fit.
-        """
-        chunks: list[bytes] = []
-        try:
-            await self._receive(request, chunks)
-            chunks[:] = [b"".join(chunks)]
-            yield chunks[0]
-        finally:
-            self._bytes -= sum(map(len, chunks))
-
-    async def _receive(self, request: Request, chunks: list[bytes]) -> None:
-        """Fill `chunks`, counting each of them."""
-        self._refuse_by_header(request)
-        size = 0
-        try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    chunks.append(chunk)
-                    self._bytes += len(chunk)
-                    self._refuse_by_size(size)
-        except TimeoutError:
-            message = f"the body did not arrive within {self._limits.body_timeout_s:g} s; {size} bytes came"
-            raise RequestTimeout(message) from None
-
-    def _refuse_by_header(self, request: Request) -> None:
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal():
-            self._refuse_by_size(int(declared))
-
-    def _refuse_by_size(self, size: int) -> None:
-        limit = self._limits.body_bytes
-        if size > limit:
-            raise RequestTooLarge(f"the body is larger than {limit / MIB:g} MiB, the most this server takes")
-        if self._bytes > self._limits.bodies_bytes:
-            raise Overloaded("the bodies of the requests in flight fill this server's memory", retry_after_s=1)
-
-
-def require_json(request: Request) -> None:
-    """Raises UnsupportedMediaType unless the body is declared as JSON, in UTF-8 and not compressed."""
-    coding = request.headers.get("content-encoding", "identity")
-    if coding.strip().lower() != "identity":
-        raise UnsupportedMediaType(f"the body's content-encoding is {coding[:80]}; this server takes none")
-    found = request.headers.get("content-type", "")
-    declared = EmailMessage()
-    declared["content-type"] = found or "none"
-    is_json = declared.get_content_type() == "application/json"
-    if not is_json or declared.get_content_charset("utf-8") not in ("utf-8", "utf8"):
-        shown = found[:80] or "no content-type"
-        raise UnsupportedMediaType(f"the body is {shown}; this server takes application/json")

@@ -5,27 +5,30 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
+from serve.deployments.bodies import BodyBudget
 from serve.deployments.calls import RESTART_S, Call, ReplicaLost, answered
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import EDIT_ANSWERS, EDIT_BODY, EDIT_HEADERS, METRICS_ANSWER
 from serve.deployments.engines import Engines
 from serve.deployments.heap import return_pictures_at_once
-from serve.deployments.http import BodyBudget, Edge, install_error_handlers, require_json
+from serve.deployments.http import Edge, install_error_handlers
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Ticket
+from serve.deployments.streams import EditStream, StreamResponse, wants_progress
 from serve.errors import BackendUnavailable, EditError, NotFound
 from serve.metrics import CONTENT_TYPE, exposition
 from serve.prepare import served_model
 from serve.schema import ErrorBody, ModelBody, ModelList
 from serve.settings import Settings
 from serve.storage import LocalStore
-from serve.types import ModelFacts
+from serve.types import ModelFacts, QueuePlace
 
 logger = logging.getLogger(__name__)
 READY_TIMEOUT_S = 5.0
@@ -59,8 +62,14 @@ def _server_timing(answer: Answer) -> str:
     return ", ".join(f"{name};dur={answer.timings_ms.get(name, 0.0):.1f}" for name in order)
 
 
-def _place(answer: Answer) -> dict[str, str]:
-    return {"x-queue-position": str(answer.place.position), "x-queue-seconds": f"{answer.place.seconds:.1f}"}
+def _place(place: QueuePlace) -> dict[str, str]:
+    return {"x-queue-position": str(place.position), "x-queue-seconds": f"{place.seconds:.1f}"}
+
+
+def _log(ticket: Ticket, started: float, told: str) -> None:
+    """A line an edit that was answered. started: as `time.monotonic`."""
+    took_s = time.monotonic() - started
+    logger.info("200 model=%s took_s=%.3f %s caller=%s", ticket.model, took_s, told, json.dumps(ticket.caller))
 
 
 # Ray copies `api` here, so its handlers see only the names that are defined above.
@@ -102,12 +111,19 @@ class Ingress:
         """Edit pictures by an instruction, under a mask if one is given."""
         started = time.monotonic()
         deadline = Deadline(time_limit_s(request.headers, self._settings.limits.request_timeout_s))
-        async with self._bodies.admit(self._engines.longest_queue_s), deadline.kept():
-            prepared, ticket = await self._prepare(request)
-            answer = await self._answer(prepared, ticket, request, deadline)
-        took_s, timing = time.monotonic() - started, _server_timing(answer)
-        logger.info("200 model=%s took_s=%.3f %s caller=%s", ticket.model, took_s, timing, json.dumps(ticket.caller))
-        return Response(answer.body, media_type="application/json", headers={"server-timing": timing, **_place(answer)})
+        progress = wants_progress(request.headers)
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._bodies.admit(self._engines.longest_queue_s))
+            async with deadline.kept():
+                prepared, ticket = await self._prepare(request)
+                if ticket.streams:
+                    held.callback(lambda: _log(ticket, started, "streamed"))
+                    return await self._stream(prepared, ticket, deadline, held, progress=progress)
+                answer = await self._answer(prepared, ticket, request, deadline)
+        timing = _server_timing(answer)
+        _log(ticket, started, timing)
+        headers = {"server-timing": timing, **_place(answer.place)}
+        return Response(answer.body, media_type="application/json", headers=headers)
 
     @api.get("/v1/models")
     async def models(self) -> ModelList:
@@ -151,7 +167,6 @@ class Ingress:
         return Response(exposition(await self._engines.figures()), media_type=CONTENT_TYPE)
 
     async def _prepare(self, request: Request) -> tuple[Call, Ticket]:
-        require_json(request)
         async with self._bodies.read(request) as body:
             prepared = self._codec.prepare.remote(body, request.state.request_id)
             return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
@@ -163,6 +178,15 @@ class Ingress:
             return await self._draw_and_finish(prepared, ticket, base_url, deadline)
         except ReplicaLost:
             return await self._draw_and_finish(prepared, ticket, base_url, deadline)
+
+    async def _stream(
+        self, prepared: Call, ticket: Ticket, deadline: Deadline, held: AsyncExitStack, *, progress: bool
+    ) -> Response:
+        """held: what is closed when the stream has ended."""
+        editor = self._editors[ticket.model] if ticket.draws else None
+        stream = EditStream(self._codec, editor, prepared, deadline, progress=progress)
+        place = await stream.begin()
+        return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, _place(place))
 
     async def _draw_and_finish(self, prepared: Call, ticket: Ticket, base_url: str, deadline: Deadline) -> Answer:
         if not ticket.draws:

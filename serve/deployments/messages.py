@@ -25,11 +25,13 @@ class Prepared:
 class Ticket:
     """What the ingress needs to know of a `Prepared`.
 
-    draws: whether anything is left for the model to do. caller: the request's `user` and `safety_identifier`.
+    draws: whether anything is left for the model to do. streams: whether it is answered by events. caller: the
+    request's `user` and `safety_identifier`.
     """
 
     model: str
     draws: bool
+    streams: bool
     caller: tuple[str | None, str | None]
 
 

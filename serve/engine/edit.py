@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from serve.engine.encoder import Encodings
+from serve.engine.watch import Event, Watch
 from serve.errors import EditError, InternalError
 from serve.families.base import Plan
 from serve.types import EditJob, EditResult, Pixels, QueuePlace, Usage
@@ -28,7 +29,7 @@ class Edit:
 
     deadline_s: when it must have ended, as `time.monotonic`. encoded: None until its rows can begin. The future stays
     pending until its end, so that its holder can cancel it at any time. `succeed`, `fail` or `confirm_cancelled` is
-    called once, by whoever took the edit out of the engine.
+    called once, by whoever took the edit out of the engine. watch: told what happens on the way; None: nobody listens.
     """
 
     job: EditJob
@@ -39,6 +40,7 @@ class Edit:
     deadline_s: float = math.inf
     future: Future[EditResult] = field(default_factory=Future)
     encoded: Encoded | None = None
+    watch: Watch | None = None
     row_steps: int = 0
     _pictures: dict[int, Pixels] = field(default_factory=dict)
     _first_step_s: float = 0.0
@@ -47,6 +49,16 @@ class Edit:
 
     def seed(self, row: int) -> int:
         return self.job.seeds[row - self.rows.start]
+
+    def tell(self, event: Event) -> None:
+        """A watcher that fails is told no more; the edit is not at fault."""
+        if self.watch is None:
+            return
+        try:
+            self.watch(event)
+        except Exception:
+            log.exception("the watcher of request %s failed", self.job.request_id)
+            self.watch = None
 
     def stepped(self, started_s: float, ended_s: float) -> None:
         """A step of some of the rows ran from and to these times."""

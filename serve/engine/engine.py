@@ -25,6 +25,7 @@ from serve.engine.profile import Profile
 from serve.engine.runner import Runner
 from serve.engine.scheduler import StepScheduler
 from serve.engine.steplog import StepLog
+from serve.engine.watch import Watch
 from serve.engine.whole_requests import WholeRequests, equal_parameters, one_job
 from serve.errors import BackendUnavailable, InvalidRequest, Overloaded
 from serve.families.base import Family, Plan
@@ -126,12 +127,12 @@ class Engine:
             self._phase = _Phase.RUNNING
         self._thread.start()
 
-    def submit(self, job: EditJob, time_limit_s: float | None = None) -> Future[EditResult]:
+    def submit(self, job: EditJob, time_limit_s: float | None = None, watch: Watch | None = None) -> Future[EditResult]:
         """Queue a job. Its future ends once: with the result, an EditError, or cancelled.
 
         Its `cancel` ends the job: rows that wait leave the queue now, those in the batch at the next step boundary.
         time_limit_s: how long its caller will wait. A job that cannot end by then is not run: it is refused here or,
-        where that shows later, by its future.
+        where that shows later, by its future. watch: told how the job goes, its place in the queue first.
 
         Raises Overloaded when too many rows wait or the time is too short, InvalidRequest for a job that the device has
         no memory for, BackendUnavailable when the engine no longer takes work.
@@ -150,6 +151,8 @@ class Engine:
             place = self._forecast(rows, plan, now_s)
             self._refuse_too_late(place, time_limit_s)
             edit = self._ledger.enqueue(job, plan, rows, place)
+            edit.watch = watch
+            edit.tell(place)
             self._changed.notify()
         # The callback is given no edit, because whoever holds the future would keep the edit's pictures alive.
         edit.future.add_done_callback(partial(self._ended, edit.rows.start))

@@ -20,9 +20,10 @@ from serve.engine.ledger import Finished, Ledger, Step
 from serve.engine.profile import NEWEST, Profile
 from serve.engine.runner import Runner, RunnerCounters
 from serve.engine.steplog import StepLine, StepLog
+from serve.engine.watch import preview_steps
 from serve.errors import Overloaded
 from serve.families.base import Family, Sample
-from serve.types import Pixels
+from serve.types import Pixels, Preview, Progress
 
 ASIDE = 0.5
 """Of a step's time."""
@@ -48,6 +49,16 @@ class _Aside:
         """Where rows are to step that have not stepped yet, no more than for those that have."""
         if self.budget_s == math.inf:
             self.budget_s = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A row that is due to be shown: the image that it becomes, and which of its previews this is."""
+
+    edit: Edit
+    sample: Sample
+    image: int
+    index: int
 
 
 @dataclass(slots=True)
@@ -144,6 +155,33 @@ class Loop:
                 self._fail(edit, failure)
         self._write(step, at, ended_s - started_s, waiting, before)
         self._aside = _Aside(ASIDE * (ended_s - started_s))
+        self._tell_watchers(step)
+
+    def _tell_watchers(self, step: Step) -> None:
+        """What their rows have done, and what they will look like."""
+        shown: list[_Shown] = []
+        for row, edit, sample in zip(step.batch.rows, step.edits, step.samples, strict=True):
+            if edit.watch is None:
+                continue
+            image, steps = row - edit.rows.start, preview_steps(edit.plan.steps, edit.job.previews)
+            edit.tell(Progress(image, sample.done, edit.plan.steps))
+            if sample.done in steps:
+                shown.append(_Shown(edit, sample, image, steps.index(sample.done)))
+        if shown:
+            self._show(shown)
+
+    def _show(self, shown: Sequence[_Shown]) -> None:
+        """A preview that cannot be made is left out."""
+        started_s = time.monotonic()
+        pictures = self.runner.run([self.family.preview(one.sample) for one in shown])
+        seconds = time.monotonic() - started_s
+        self._aside.spent_s += seconds
+        with self.changed:
+            for one in shown:
+                self.ledger.scheduler.charge(one.edit.plan.key, seconds / len(shown))
+        for one, pixels in zip(shown, pictures, strict=True):
+            if not isinstance(pixels, Exception):
+                one.edit.tell(Preview(one.image, one.index, pixels))
 
     def _account(self, step: Step, seconds: float, ran_out: bool) -> None:
         with self.changed:

@@ -79,7 +79,8 @@ class Sample:
     latents: (1, ...) in the family's own layout, at the noise level `sigmas[done]`. sigmas: (steps + 1,) float32 on
     the CPU, falling to 0. timesteps: (steps + 1,) the same as the denoiser is told them, on its device. passes: for
     each pass that a step makes through the denoiser (two with classifier-free guidance) the inputs that stay the same
-    over the steps. guidance: how the passes combine. size: (width, height) drawn. done: steps that were run.
+    over the steps. guidance: how the passes combine. size: (width, height) drawn. done: steps that were run. estimate:
+    the latents without noise, as the last step took them; None before the first.
     """
 
     latents: torch.Tensor
@@ -90,6 +91,7 @@ class Sample:
     size: tuple[int, int]
     blend: Blend | None = None
     done: int = 0
+    estimate: torch.Tensor | None = None
 
     @property
     def remaining(self) -> int:
@@ -98,11 +100,11 @@ class Sample:
 
     @property
     def nbytes(self) -> int:
-        """That it holds, with what it may share with other samples."""
+        """That it holds, its estimate included, with what it may share with other samples."""
         kept = [self.latents, *(tensor for inputs in self.passes for tensor in inputs.values())]
         if self.blend is not None:
             kept += [self.blend.source, self.blend.noise, self.blend.mask]
-        return sum({tensor.data_ptr(): tensor.nbytes for tensor in kept}.values())
+        return self.latents.nbytes + sum({tensor.data_ptr(): tensor.nbytes for tensor in kept}.values())
 
 
 class Family(Protocol):
@@ -139,6 +141,10 @@ class Family(Protocol):
 
     def decode(self, sample: Sample) -> Stage[Pixels]:
         """The finished sample's picture (height, width, 3)."""
+        ...
+
+    def preview(self, sample: Sample) -> Stage[Pixels]:
+        """What the picture will look like, from the sample's estimate: (h, w, 3) in its aspect, and cheap to make."""
         ...
 
     def tokens(self, images: Sequence[torch.Tensor]) -> int:

@@ -120,12 +120,17 @@ class PixelEdit:
             clean = guide(clean, answers[1]["sample"], sample.guidance)
         velocity = velocity_of_sample(sample.latents, clean, sigma)
         sample.latents = euler(sample.latents, velocity, sigma, sigma_next)
+        sample.estimate = clean
         sample.done += 1
 
     def decode(self, sample: Sample) -> Stage[Pixels]:
         yield ()
-        picture = latents_to_pixels(sample.latents, self._patch_size)[0].permute(1, 2, 0).float()
-        return ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return self._picture(sample.latents)
+
+    def preview(self, sample: Sample) -> Stage[Pixels]:
+        assert sample.estimate is not None
+        yield ()
+        return self._picture(sample.estimate)
 
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[-1] * image.shape[-2] for image in images)
@@ -133,6 +138,10 @@ class PixelEdit:
     def lengths(self, size: Size, references: Sequence[Size]) -> dict[str, int]:
         """Of latents: no component sees pixels, and there are no references."""
         return {"width": size[0] // self._patch_size, "height": size[1] // self._patch_size}
+
+    def _picture(self, latents: torch.Tensor) -> Pixels:
+        picture = latents_to_pixels(latents, self._patch_size)[0].permute(1, 2, 0).float()
+        return ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
     def _tokens(self, prompt: str) -> tuple[Tokens]:
         return (tokenize(self._tokenizer, prompt, self._text_length),)

@@ -108,6 +108,11 @@ def velocity_of_sample(latents: Tensor, predicted: Tensor, sigma: Tensor) -> Ten
     return (latents - predicted) / sigma.to(latents.dtype)
 
 
+def sample_of_velocity(latents: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+    """The clean image that a velocity implies, where the straight line through x_sigma ends: x_sigma - sigma * v."""
+    return latents - sigma.to(latents.dtype) * velocity
+
+
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022): away from the unconditional answer; 1 is no guidance."""
     return unconditional + scale * (conditional - unconditional)

@@ -1,6 +1,7 @@
 """The JSON at the door: `request` comes in, `refusals` says why one is turned away, `answers` go out."""
 
 from serve.schema.answers import (
+    CompletedEvent,
     EditResponse,
     ErrorBody,
     ErrorDetail,
@@ -9,6 +10,8 @@ from serve.schema.answers import (
     ModelBody,
     ModelDefaults,
     ModelList,
+    PartialImageEvent,
+    ProgressEvent,
     TokenDetails,
     TokenUsage,
 )
@@ -20,7 +23,9 @@ from serve.schema.request import (
     EditRequest,
     ImageReference,
     SizeName,
+    form_schema,
     parse,
+    parse_form,
     request_schema,
 )
 
@@ -29,6 +34,7 @@ __all__ = [
     "MAX_IMAGES",
     "MAX_PROMPT_CHARACTERS",
     "SIZES",
+    "CompletedEvent",
     "EditRequest",
     "EditResponse",
     "ErrorBody",
@@ -39,9 +45,13 @@ __all__ = [
     "ModelBody",
     "ModelDefaults",
     "ModelList",
+    "PartialImageEvent",
+    "ProgressEvent",
     "SizeName",
     "TokenDetails",
     "TokenUsage",
+    "form_schema",
     "parse",
+    "parse_form",
     "request_schema",
 ]

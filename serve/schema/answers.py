@@ -67,6 +67,47 @@ class EditResponse(BaseModel):
     usage: TokenUsage
 
 
+class _PictureEvent(BaseModel):
+    """What the events that carry a picture have in common. created_at: Unix seconds. image_index: of the request's n.
+
+    quality and background: as OpenAI's clients know them.
+    """
+
+    b64_json: str
+    created_at: int
+    size: str
+    output_format: OutputFormat
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    image_index: int
+
+
+class PartialImageEvent(_PictureEvent):
+    """What an image will look like. partial_image_index: of its previews, from 0 on."""
+
+    type: Literal["image_edit.partial_image"] = "image_edit.partial_image"
+    partial_image_index: int
+
+
+class CompletedEvent(_PictureEvent):
+    """One result, as an `ImageItem` of an answer would be."""
+
+    type: Literal["image_edit.completed"] = "image_edit.completed"
+    model: str
+    seed: int
+    revised_prompt: _TextIfAny = None
+    usage: TokenUsage
+
+
+class ProgressEvent(BaseModel):
+    """An image has run a step. Sent only where the caller asks for it, since OpenAI's clients do not know it."""
+
+    type: Literal["image_edit.progress"] = "image_edit.progress"
+    image_index: int
+    step: int
+    total: int
+
+
 class ErrorDetail(BaseModel):
     message: str
     type: str
@@ -129,8 +170,7 @@ class ModelBody(BaseModel):
         created: int,
     ) -> Self:
         """created: Unix seconds at which the model became ready to serve."""
-        refused = {"stream", "partial_images"} | (set[str]() if facts.has_guidance else {"guidance_scale"})
-        fields = [name for name in EditRequest.model_fields if name not in refused]
+        fields = [name for name in EditRequest.model_fields if facts.has_guidance or name != "guidance_scale"]
         return cls(
             id=model_id,
             created=created,

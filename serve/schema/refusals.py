@@ -38,6 +38,7 @@ _CLASSES: dict[str, type[InvalidRequest]] = {
     "too_long": TooManyImages,
     "unsupported": UnsupportedParameter,
     **dict.fromkeys(("string_type", "int_type", "float_type", "bool_type", "list_type", "model_type"), InvalidType),
+    **dict.fromkeys(("int_parsing", "int_from_float", "float_parsing", "bool_parsing"), InvalidType),
 }
 """By pydantic's name of the fault; every other one is an `invalid_value`."""
 

@@ -1,7 +1,8 @@
 """What a client may ask for: the request, how a body becomes one, and the JSON schema that says so.
 
 `parse` answers a complete `EditRequest` or raises an `InvalidRequest` that names the field, what was found and what is
-allowed. A key that occurs twice in a JSON object counts with its last value, as in most JSON libraries.
+allowed. A key that occurs twice in a JSON object counts with its last value, as in most JSON libraries. The texts of a
+form are read leniently: `"7"` is an integer there, and nothing at all is null, as OpenAI's clients send it.
 """
 
 from functools import cache
@@ -12,7 +13,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticUseDefault, c
 
 from serve.errors import InvalidJSON, InvalidRequest
 from serve.schema.refusals import refusal
-from serve.types import OutputFormat, Priority
+from serve.types import Form, OutputFormat, Picture, Priority
 
 MAX_IMAGES = 10
 MAX_PROMPT_CHARACTERS = 32_000
@@ -28,6 +29,11 @@ SIZES: tuple[SizeName, ...] = ("256x256", "512x512", "1024x1024", "auto")
 
 _TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgaGAAAAEEAIFw9selAAAAAElFTkSuQmCC"
 _EXAMPLE: JsonValue = {"images": [_TINY_PNG], "prompt": "make the sky a warm sunset", "size": "512x512", "seed": 7}
+_ONLY_IN_STREAMS: JsonValue = {
+    "if": {"properties": {"stream": {"const": True}}, "required": ["stream"]},
+    "then": {"properties": {"response_format": {"enum": ["b64_json", None]}}},
+    "else": {"properties": {"partial_images": {"enum": [0, None]}}},
+}
 _PNG_IS_LOSSLESS: JsonValue = {
     "if": {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},
     "else": {"properties": {"output_compression": {"enum": [LOSSLESS, None]}}},
@@ -54,12 +60,22 @@ class _StringOrObject:
     """A picture as a string, or as OpenAI's object around it; past the door it is the string."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        in_json = handler.generate_schema(str | ImageReference)
         return core_schema.no_info_after_validator_function(
-            self._unwrapped, handler.generate_schema(source | ImageReference)
+            self._unwrapped, core_schema.json_or_python_schema(in_json, handler.generate_schema(Picture))
         )
 
-    def _unwrapped(self, item: "str | ImageReference") -> str:
-        return item if isinstance(item, str) else item.image_url
+    def _unwrapped(self, item: "Picture | ImageReference") -> Picture:
+        return item.image_url if isinstance(item, ImageReference) else item
+
+
+class _FileInForms:
+    """Text in JSON; in a form also a file."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.json_or_python_schema(
+            handler.generate_schema(str | None), handler.generate_schema(Picture | None)
+        )
 
 
 _Optional = Annotated[_T, _NullIsAbsent()]
@@ -81,11 +97,11 @@ class EditRequest(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        json_schema_extra={"examples": [_EXAMPLE], "allOf": [_PNG_IS_LOSSLESS]},
+        json_schema_extra={"examples": [_EXAMPLE], "allOf": [_PNG_IS_LOSSLESS, _ONLY_IN_STREAMS]},
     )
 
     images: Annotated[
-        list[Annotated[str, _StringOrObject()]],
+        list[Annotated[Picture, _StringOrObject()]],
         Field(
             min_length=1,
             max_length=MAX_IMAGES,
@@ -106,7 +122,8 @@ class EditRequest(BaseModel):
         Field(min_length=1, description="An id or alias from `GET /v1/models`; null is the server's default model."),
     ] = None
     mask: Annotated[
-        str | None,
+        Picture | None,
+        _FileInForms(),
         Field(
             description="A base64 PNG with the dimensions of `images[0]`. White is edited, black is preserved "
             "exactly, grey blends."
@@ -147,20 +164,13 @@ class EditRequest(BaseModel):
         Annotated[
             bool,
             Field(
-                description="Server-sent events; not offered by this server.", json_schema_extra={"enum": [False, None]}
+                description="Answer with server-sent events: `image_edit.partial_image`, then one "
+                "`image_edit.completed` an image, with the picture in base64."
             ),
         ]
     ] = False
     partial_images: _Optional[
-        Annotated[
-            int,
-            Field(
-                ge=0,
-                le=3,
-                description="Previews while streaming; not offered by this server.",
-                json_schema_extra={"enum": [0, None]},
-            ),
-        ]
+        Annotated[int, Field(ge=0, le=3, description="Previews of each image while streaming, at the most.")]
     ] = 0
     output_format: _Optional[Annotated[OutputFormat, Field(description="File format of the results.")]] = "png"
     output_compression: _Optional[
@@ -188,11 +198,12 @@ class EditRequest(BaseModel):
     def _fields_fit_together(self) -> Self:
         if not self.prompt.strip():
             raise _broken_rule("invalid", "prompt", "prompt holds only white space; it must say what to change")
-        if self.stream:
-            raise _broken_rule("unsupported", "stream", "stream is true; this server does not stream, it must be false")
-        if self.partial_images:
-            message = f"partial_images is {self.partial_images}; this server does not stream, it must be 0"
-            raise _broken_rule("unsupported", "partial_images", message)
+        if self.partial_images and not self.stream:
+            message = f"partial_images is {self.partial_images}; without stream it must be 0"
+            raise _broken_rule("invalid", "partial_images", message)
+        if self.stream and self.response_format == "url" and "response_format" in self.model_fields_set:
+            message = "response_format is url; a stream carries its pictures itself, as b64_json"
+            raise _broken_rule("invalid", "response_format", message)
         if self.output_format == "png" and self.output_compression != LOSSLESS:
             message = f"output_compression is {self.output_compression}; with output_format png it must be {LOSSLESS}"
             raise _broken_rule("invalid", "output_compression", message)
@@ -213,6 +224,20 @@ def parse(body: bytes) -> EditRequest:
         raise refusal(error, request_schema()) from None
 
 
+def parse_form(form: Form) -> EditRequest:
+    """The request in a multipart body. Raises InvalidRequest as `parse` does."""
+    known = EditRequest.model_fields
+    values: dict[str, object] = {name: text for name, text in form.texts.items() if text or name not in known}
+    if form.images:
+        values["images"] = list(form.images)
+    if form.mask:
+        values["mask"] = form.mask
+    try:
+        return EditRequest.model_validate(values, strict=False)
+    except ValidationError as error:
+        raise refusal(error, request_schema()) from None
+
+
 @cache
 def request_schema() -> dict[str, Any]:
     """JSON Schema 2020-12 of the body, free of references, so that it can stand anywhere in an OpenAPI document.
@@ -224,6 +249,29 @@ def request_schema() -> dict[str, Any]:
     reference = schema.pop("$defs")[ImageReference.__name__]
     schema["properties"]["images"]["items"]["anyOf"][1] = reference
     return schema
+
+
+def form_schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of a multipart body: the same fields, and pictures as files."""
+    body = request_schema()
+    fields = {name: rule for name, rule in body["properties"].items() if name not in ("images", "mask")}
+    image: JsonValue = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "maxItems": MAX_IMAGES,
+        "description": "The pictures: PNG files of at most 4 MiB, or the same in base64. The first is edited.",
+    }
+    mask: JsonValue = {**body["properties"]["mask"], "format": "binary"}
+    names = ("image", "image[]")
+    return {
+        "type": "object",
+        "properties": {**dict.fromkeys(names, image), **fields, "mask": mask},
+        "required": ["prompt"],
+        "anyOf": [{"required": [name]} for name in names],
+        "additionalProperties": False,
+        "allOf": body["allOf"],
+    }
 
 
 def _occurs_more_often(body: bytes, separator: bytes, times: int) -> bool:

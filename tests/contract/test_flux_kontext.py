@@ -16,6 +16,7 @@ import torch
 from diffusers import DiffusionPipeline, FluxKontextInpaintPipeline, FluxKontextPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from serve.backends.torch import TorchBackend
 from serve.errors import ConfigurationError
@@ -126,6 +127,36 @@ def test_each_step_is_visible_in_the_latents(float_family: FluxKontext):
         before = sample.latents
         run_alone(float_family.step(sample))
         assert (sample.latents - before).abs().mean() > 0.01
+
+
+def test_the_last_steps_estimate_is_where_its_line_ends(float_family: FluxKontext):
+    sample = _begin(float_family, _job(steps=4), seed=0)
+    apart: list[float] = []
+    while sample.remaining:
+        run_alone(float_family.step(sample))
+        assert sample.estimate is not None
+        apart.append(float((sample.latents - sample.estimate).abs().max()))
+    assert apart[-1] < 1e-5
+    assert apart[0] > 100 * apart[-1]
+
+
+def test_a_preview_is_the_estimate_as_the_pipelines_autoencoder_shows_it_at_half_the_size(
+    family: FluxKontext, kontext: DiffusionPipeline
+):
+    pipeline: Any = kontext
+    sample = _begin(family, _job(size=(96, 64), steps=2), seed=0)
+    run_alone(family.step(sample))
+
+    latents = pipeline._unpack_latents(sample.estimate, 64, 96, pipeline.vae_scale_factor)
+    small = functional.interpolate(latents, scale_factor=0.5, mode="area")
+    scaled = small / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
+    with torch.inference_mode():
+        decoded = pipeline.vae.decode(scaled, return_dict=False)[0]
+    (expected,) = pipeline.image_processor.postprocess(decoded, output_type="np")
+
+    preview = run_alone(family.preview(sample))
+    assert preview.shape == (32, 48, 3)
+    np.testing.assert_allclose(preview, expected * 255, atol=0.6)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ MAX_BATCH = 4
 """Of the second model; the first runs one row at a time."""
 REQUESTS_IN_FLIGHT = 64
 PROFILE_S = 2.0
+KEEP_ALIVE_S = 1.0
 APPLICATION = "retouch"
 
 
@@ -86,7 +87,7 @@ def _settings(folder: Path) -> Settings:
     return Settings(
         default_model=TINY,
         models=(tiny, kontext),
-        server=ServerSettings(port=free_port(), cache_folder=folder / "cache"),
+        server=ServerSettings(port=free_port(), cache_folder=folder / "cache", keep_alive_s=KEEP_ALIVE_S),
         storage=StorageSettings(folder=folder / "files", lifetime_s=3600),
         limits=LimitSettings(body_timeout_s=3, request_timeout_s=3600, requests_in_flight=REQUESTS_IN_FLIGHT),
     )

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from serve.deployments.deadline import TIME_LIMIT_HEADERS
+from serve.deployments.streams import PROGRESS_HEADER
 from serve.schema import request_schema
 from tests import pictures
 from tests.http.api import EDITS, Fields, canvas_request, drawing_request, post, refusal
@@ -57,10 +58,17 @@ def test_a_model_tells_its_sizes_defaults_and_fields(http: httpx.Client, model: 
     told = http.get(f"/v1/models/{model}").json()
     assert told["sizes"] == ["256x256", "512x512", "1024x1024", "auto"]
     assert set(told["defaults"]) == {"num_inference_steps", "strength", "guidance_scale"}
-    assert {"stream", "partial_images"}.isdisjoint(told["fields"])
-    assert {"images", "prompt", "mask", "seed", "priority"} <= set(told["fields"])
+    assert {"images", "prompt", "mask", "seed", "priority", "stream", "partial_images"} <= set(told["fields"])
     runs = {TINY: ("openvino", "bfloat16"), KONTEXT: ("torch", "float32")}
     assert (told["backend"], told["precision"]) == runs[model]
+
+
+NEEDED: dict[str, Fields] = {
+    "output_compression": {"output_format": "jpeg"},
+    "partial_images": {"stream": True},
+    "strength": {"num_inference_steps": 1},
+}
+"""Beside a field, for all of its range to be accepted and quick."""
 
 
 @pytest.mark.parametrize("model", [TINY, KONTEXT])
@@ -68,11 +76,9 @@ def test_the_ranges_that_a_model_tells_are_those_it_keeps(http: httpx.Client, mo
     told = http.get(f"/v1/models/{model}").json()
     for name, span in told["ranges"].items():
         for bound, beyond in ((span["min"], span["min"] - 1), (span["max"], span["max"] + 1)):
-            extra: Fields = {"output_format": "jpeg"} if name == "output_compression" else {}
-            if name == "strength":
-                extra["num_inference_steps"] = 1
-            assert post(http, canvas_request(model=model, **{**extra, name: bound})).status_code == 200
-            status, _, code, param = refusal(post(http, canvas_request(model=model, **{**extra, name: beyond})))
+            with_it = NEEDED.get(name, {})
+            assert post(http, canvas_request(model=model, **{**with_it, name: bound})).status_code == 200
+            status, _, code, param = refusal(post(http, canvas_request(model=model, **{**with_it, name: beyond})))
             assert (status, code, param) == (400, "invalid_value", name)
 
 
@@ -144,7 +150,10 @@ def test_openapi_describes_no_error_of_another_shape(http: httpx.Client) -> None
 
 def test_openapi_describes_every_header_of_an_edit(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()["paths"][EDITS]["post"]
-    assert {one["name"] for one in described["parameters"] if one["in"] == "header"} == set(TIME_LIMIT_HEADERS)
+    assert {one["name"] for one in described["parameters"] if one["in"] == "header"} == {
+        *TIME_LIMIT_HEADERS,
+        PROGRESS_HEADER,
+    }
     headers = described["responses"]["200"]["headers"]
     answer = post(http, drawing_request()).headers
     assert set(headers) == {"server-timing", "x-queue-position", "x-queue-seconds"}

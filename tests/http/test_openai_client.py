@@ -1,13 +1,15 @@
-"""The official client of OpenAI against this server, in its JSON form."""
+"""The official client of OpenAI against this server: as it is, with forms and streams, and in its JSON form."""
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from tests.http.api import draw, drawing_request, pixels
+from tests import pictures
+from tests.http.api import SOURCE, draw, drawing_request, pixels
 from tests.http.conftest import ALIAS, KONTEXT, TINY, Server
 from tests.http.test_queue import Stats, begin_long_edit
 from tests.http.wire import Wire
@@ -80,7 +82,7 @@ def test_the_clients_timeout_is_the_time_that_its_edit_may_take(
         ({"n": 11}, openai.BadRequestError, "invalid_value", "n"),
         ({"sead": 7}, openai.BadRequestError, "unknown_parameter", "sead"),
         ({"images": ["?"]}, openai.BadRequestError, "invalid_base64", "images[0]"),
-        ({"stream": True}, openai.BadRequestError, "unsupported_parameter", "stream"),
+        ({"partial_images": 2}, openai.BadRequestError, "invalid_value", "partial_images"),
         ({"model": "nothing"}, openai.NotFoundError, "model_not_found", "model"),
     ],
 )
@@ -95,7 +97,114 @@ def test_the_clients_errors_carry_ours(
     assert raised.value.request_id
 
 
-def test_the_clients_multipart_form_is_refused_in_words(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.APIStatusError, match="application/json") as raised:
-        client.images.edit(image=b"\x89PNG", prompt="make it red")
-    assert (raised.value.status_code, raised.value.code) == (415, "unsupported_media_type")
+# Forms
+
+
+PNG = base64.b64decode(SOURCE)
+FORM: Any = {"size": "256x256", "prompt": "make it red"}
+EXTRA = {"seed": 7, "num_inference_steps": 1, "strength": 1}
+
+
+def _sent(client: openai.OpenAI, image: Any, **fields: Any) -> list[bytes]:
+    """As its users write it; what OpenAI's API does not know goes into `extra_body`."""
+    extra = {**EXTRA, **fields.pop("extra", {})}
+    edit: Any = client.images.edit
+    answer = edit(image=image, **{**FORM, "response_format": "b64_json", **fields}, extra_body=extra)
+    return [base64.b64decode(item.b64_json or "") for item in answer.data or ()]
+
+
+def _open_file(folder: Path) -> Any:
+    (folder / "photo.png").write_bytes(PNG)
+    return (folder / "photo.png").open("rb")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        lambda folder: PNG,
+        lambda folder: ("photo.png", PNG, "image/png"),
+        lambda folder: [PNG],
+        _open_file,
+    ],
+    ids=["bytes", "tuple", "list", "file"],
+)
+def test_the_client_sends_a_picture_in_any_of_its_forms(
+    client: openai.OpenAI, http: Any, tmp_path: Path, image: Any
+) -> None:
+    assert _sent(client, image(tmp_path)) == draw(http)
+
+
+def test_the_client_sends_several_pictures(client: openai.OpenAI, http: Any) -> None:
+    other = pictures.rgb((300, 200))
+    expected = draw(http, model=KONTEXT, images=[SOURCE, pictures.base64_of(other)])
+    assert _sent(client, [PNG, other], model=KONTEXT) == expected
+
+
+def test_the_client_sends_a_mask(client: openai.OpenAI, http: Any) -> None:
+    mask = pictures.alpha_mask((256, 256))
+    assert _sent(client, PNG, mask=mask) == draw(http, mask=pictures.base64_of(mask))
+
+
+def test_the_client_asks_for_several_results_in_another_format(client: openai.OpenAI, http: Any) -> None:
+    found = _sent(client, PNG, n=2, output_format="webp", output_compression=80)
+    assert found == draw(http, n=2, output_format="webp", output_compression=80)
+
+
+def test_the_client_gets_links_by_default(client: openai.OpenAI, http: Any) -> None:
+    (item,) = client.images.edit(image=PNG, **FORM, extra_body=EXTRA).data or []
+    assert item.url
+    assert http.get(item.url).content == draw(http)[0]
+
+
+def test_what_the_client_leaves_out_is_absent(client: openai.OpenAI, http: Any) -> None:
+    assert _sent(client, PNG, mask=openai.omit, extra={"guidance_scale": None, "user": None}) == draw(http)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"n": 11}, "invalid_value", "n"),
+        ({"size": "300x300"}, "invalid_value", "size"),
+        ({"extra": {"sead": 7}}, "unknown_parameter", "sead"),
+        ({"image": b"GIF89a"}, "unsupported_image_format", "images[0]"),
+        ({"image": bytes(5 * 2**20)}, "image_too_large", "images[0]"),
+        ({"mask": pictures.mask((8, 8))}, "mask_size_mismatch", "mask"),
+    ],
+)
+def test_the_client_shows_what_is_wrong_with_a_form(
+    client: openai.OpenAI, fields: dict[str, Any], code: str, param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        _sent(client, fields.pop("image", PNG), **fields)
+    assert (raised.value.code, raised.value.param) == (code, param)
+    assert param in str(raised.value)
+
+
+# Streams
+
+
+def test_the_client_streams_previews_and_the_result(client: openai.OpenAI, http: Any) -> None:
+    extra = {**EXTRA, "num_inference_steps": 4}
+    stream = client.images.edit(image=PNG, **FORM, stream=True, partial_images=2, extra_body=extra)
+    *partial, completed = list(stream)
+    assert [event.partial_image_index for event in partial if event.type == "image_edit.partial_image"] == [0, 1]
+    assert completed.type == "image_edit.completed"
+    assert [base64.b64decode(completed.b64_json)] == draw(http, num_inference_steps=4)
+    assert completed.usage.total_tokens == completed.usage.input_tokens + completed.usage.output_tokens
+    assert (completed.size, completed.background, completed.quality) == ("256x256", "opaque", "auto")
+
+
+def test_the_client_raises_what_a_stream_is_refused_with(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.images.edit(image=b"GIF89a", **FORM, stream=True)
+    assert raised.value.code == "unsupported_image_format"
+
+
+async def test_the_asynchronous_client_edits_and_streams(server: Server, http: Any) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        answer = await client.images.edit(image=PNG, **FORM, response_format="b64_json", extra_body=EXTRA)
+        stream = await client.images.edit(image=PNG, **FORM, stream=True, extra_body=EXTRA)
+        events = [event async for event in stream]
+    expected = draw(http)
+    assert [base64.b64decode(item.b64_json or "") for item in answer.data or ()] == expected
+    assert [base64.b64decode(event.b64_json) for event in events] == expected

@@ -84,8 +84,8 @@ def test_every_field_arrives_as_it_was_sent():
         "guidance_scale": 20,
         "num_inference_steps": 100,
         "seed": 2**64 - 1,
-        "stream": False,
-        "partial_images": 0,
+        "stream": True,
+        "partial_images": 3,
         "output_format": "webp",
         "output_compression": 0,
         "mask_mode": "luma",
@@ -163,9 +163,10 @@ def test_a_prompt_is_counted_in_characters_and_not_in_bytes():
         ({"seed": 2**64}, "invalid_value", "seed"),
         ({"seed": -(2**63) - 1}, "invalid_value", "seed"),
         ({"seed": 1e3}, "invalid_type", "seed"),
-        ({"stream": True}, "unsupported_parameter", "stream"),
+        ({"stream": True, "response_format": "url"}, "invalid_value", "response_format"),
         ({"stream": 1}, "invalid_type", "stream"),
-        ({"partial_images": 3}, "unsupported_parameter", "partial_images"),
+        ({"partial_images": 3}, "invalid_value", "partial_images"),
+        ({"partial_images": 3, "stream": False}, "invalid_value", "partial_images"),
         ({"partial_images": 4}, "invalid_value", "partial_images"),
         ({"output_format": "gif"}, "invalid_value", "output_format"),
         ({"output_compression": 99}, "invalid_value", "output_compression"),
@@ -438,11 +439,12 @@ def test_a_model_is_listed_in_openais_shape_with_what_it_adds():
         "guidance_scale": (0, 20),
         "num_inference_steps": (1, 100),
         "seed": (-(2**63), 2**64 - 1),
+        "partial_images": (0, 3),
         "output_compression": (0, 100),
     }
 
 
 def test_a_model_lists_only_the_fields_that_it_honours():
     without = listed_model(has_guidance=False)
-    assert set(EditRequest.model_fields) - set(without.fields) == {"stream", "partial_images", "guidance_scale"}
+    assert set(EditRequest.model_fields) - set(without.fields) == {"guidance_scale"}
     assert "guidance_scale" not in without.ranges
