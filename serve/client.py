@@ -14,11 +14,17 @@ from ipaddress import ip_address
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource
 
+API_KEY_VARIABLE = "RETOUCH_API_KEY"
 RETRIES = 4
 MAX_WAIT_S = 120.0
 """Of all waits between the tries of one request together."""
 CONNECT_TIMEOUT_S = 5.0
+
+
+ProgressTold = Callable[[int, int], None]
+"""Steps of all pictures done, and that each of them takes."""
 
 
 class ClientError(Exception):
@@ -66,20 +72,25 @@ class EditAnswer:
 
 
 class Client:
-    """url: of the server, with or without `/v1`. wait: sleeps that many seconds between two tries.
+    """url: of the server, with or without `/v1`. key: an API key, where it wants one. wait: sleeps that many seconds
+    between two tries.
 
     Every method raises `Refused` or `Unreachable`. A request that was turned away for load is tried again, after the
     time the server asked for, up to `RETRIES` times and `MAX_WAIT_S`.
     """
 
-    def __init__(self, url: str, timeout_s: float = 600.0, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = 600.0, wait: Callable[[float], None] = time.sleep, key: str = ""
+    ) -> None:
         self.url = _base_url(url)
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._timeout_s = timeout_s
         self._wait = wait
 
-    def edit(self, call: EditCall) -> EditAnswer:
-        """One edit; as many pictures as the call's `n`."""
-        answer = self._send("POST", "/v1/images/edits", call.body())
+    def edit(self, call: EditCall, progress: ProgressTold | None = None) -> EditAnswer:
+        """One edit; as many pictures as the call's `n`. progress: told after each step of any of them."""
+        body = call.body() if progress is None else {**call.body(), "stream": True}
+        answer = self._send("POST", "/v1/images/edits", body, progress)
         try:
             pictures = tuple(_picture(item) for item in answer["data"])
         except (KeyError, TypeError, binascii.Error):
@@ -93,32 +104,65 @@ class Client:
             raise self._not_this_api()
         return models
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, progress: ProgressTold | None = None
+    ) -> dict[str, Any]:
         waited_s = 0.0
         with self._http() as http:
-            response = self._try(http, method, path, body)
+            answer = self._try(http, method, path, body, progress)
             for _ in range(RETRIES):
-                wait_s = _asked_wait_s(response)
+                wait_s = _asked_wait_s(answer) if isinstance(answer, httpx.Response) else None
                 if wait_s is None or waited_s + wait_s > MAX_WAIT_S:
                     break
                 self._wait(wait_s)
                 waited_s += wait_s
-                response = self._try(http, method, path, body)
-        return self._answer(response)
+                answer = self._try(http, method, path, body, progress)
+        return self._answer(answer) if isinstance(answer, httpx.Response) else answer
 
     def _http(self) -> httpx.Client:
         timeout = httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S)
-        return httpx.Client(base_url=self.url, timeout=timeout, trust_env=not _is_this_machine(self.url.host))
+        trust_env = not is_loopback(self.url.host)
+        return httpx.Client(base_url=self.url, headers=self._headers, timeout=timeout, trust_env=trust_env)
 
-    def _try(self, http: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+    def _try(
+        self,
+        http: httpx.Client,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        progress: ProgressTold | None,
+    ) -> httpx.Response | dict[str, Any]:
+        """The response, or what a stream of events has come to."""
+        headers = {"x-progress": "true"} if progress else {}
         try:
-            return http.request(method, path, json=body)
+            with http.stream(method, path, json=body, headers=headers) as response:
+                if progress and response.headers.get("content-type", "").startswith("text/event-stream"):
+                    return self._streamed(response, progress)
+                response.read()
+                return response
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise Unreachable(f"no server answers at {self.url}; `retouch serve` starts one") from None
         except httpx.TimeoutException:
             raise Unreachable(f"the server at {self.url} did not answer within {self._timeout_s:g} s") from None
         except httpx.RequestError as error:
             raise Unreachable(f"the connection to {self.url} broke off: {error}") from None
+
+    def _streamed(self, response: httpx.Response, progress: ProgressTold) -> dict[str, Any]:
+        """The events as a plain answer would tell them."""
+        steps: dict[int, int] = {}
+        data: list[dict[str, Any]] = []
+        for event in EventSource(response).iter_sse():
+            told = event.json()
+            if event.event == "image_edit.progress":
+                steps[told["image_index"]] = told["step"]
+                progress(sum(steps.values()), told["total"])
+            elif event.event == "image_edit.completed":
+                data.append(told)
+            elif event.event == "error":
+                raise Refused(_error_message(told) or "the server failed")
+        if not data:
+            raise Unreachable(f"the connection to {self.url} broke off before the edit was done")
+        return {"data": data, "model": data[0].get("model", ""), "size": data[0].get("size", "")}
 
     def _answer(self, response: httpx.Response) -> dict[str, Any]:
         try:
@@ -148,8 +192,8 @@ def _base_url(url: str) -> httpx.URL:
     return parsed.copy_with(path=path, query=None, fragment=None)
 
 
-def _is_this_machine(host: str) -> bool:
-    """A proxy that the environment names for the outside must not be asked for servers on this machine."""
+def is_loopback(host: str) -> bool:
+    """Whether only this machine is meant: a proxy for the outside must not be asked for it."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -106,6 +106,26 @@ class MaskSizeMismatch(InvalidRequest):
     default_code = "mask_size_mismatch"
 
 
+class MissingAPIKey(EditError):
+    status = 401
+    type = "authentication_error"
+    default_code = "missing_api_key"
+
+
+class InvalidAPIKey(EditError):
+    status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
+class ModelNotAllowed(EditError):
+    """The key is good, and not for this model."""
+
+    status = 403
+    type = "permission_error"
+    default_code = "model_not_allowed"
+
+
 class InvalidSignature(EditError):
     """A link that this server did not sign."""
 
@@ -144,6 +164,14 @@ class RequestTimeout(EditError):
     default_code = "timeout"
 
 
+class IdempotencyKeyReused(EditError):
+    """The key stands for another request already."""
+
+    status = 409
+    type = "invalid_request_error"
+    default_code = "idempotency_key_reused"
+
+
 class RequestTooLarge(EditError):
     status = 413
     type = "invalid_request_error"
@@ -162,6 +190,15 @@ class Overloaded(EditError):
     status = 429
     type = "rate_limit_error"
     default_code = "server_overloaded"
+    retryable = True
+
+
+class RateLimited(EditError):
+    """The caller has spent what its key allows."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
     retryable = True
 
 

@@ -3,10 +3,13 @@
 Both halves are plain functions over bytes and arrays; the deployments only decide where they run.
 """
 
+import hashlib
+import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from serve.auth import ANYONE, Principal
 from serve.codec import (
     auto_size,
     compose,
@@ -19,7 +22,7 @@ from serve.codec import (
     encode,
     fit_reference,
 )
-from serve.errors import ModelNotFound, UnsupportedParameter
+from serve.errors import ModelNotAllowed, ModelNotFound, UnsupportedParameter
 from serve.schema import EditRequest, parse, parse_form
 from serve.settings import LimitSettings, ModelSettings, Settings
 from serve.types import EditJob, Form, ModelFacts, OutputFormat, Picture, Pixels, Size
@@ -29,6 +32,18 @@ RANDOM_SEEDS = 2**53
 """Seeds that are drawn stay below the integers that JavaScript's JSON reads exactly."""
 SHOWN_CHARACTERS = 128
 """Of an unknown model's name, which may be as long as the body; no known one is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose request it is. fingerprint: whether that of the edit is wanted. idempotency_key: that it was sent with, or
+    empty; a seed that is drawn follows from it, so that the same request again draws the same.
+    """
+
+    request_id: str
+    principal: Principal = ANYONE
+    fingerprint: bool = False
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +70,14 @@ class Frame:
 class PreparedEdit:
     """model: the id, aliases resolved. job is None where strength is 0: the answer is then the canvas itself.
 
-    stream: whether it is answered by events. caller: the request's `user` and `safety_identifier`, for the log.
+    fingerprint: of all that was asked for, in whichever form it came; empty where it was not wanted. stream: whether it
+    is answered by events. caller: the request's `user` and `safety_identifier`, for the log.
     """
 
     model: str
     job: EditJob | None
     frame: Frame
+    fingerprint: str
     stream: bool
     caller: tuple[str | None, str | None]
 
@@ -73,20 +90,23 @@ class _Drawn:
     mask: Pixels | None
 
 
-def prepare(body: bytes | Form, request_id: str, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
+def prepare(body: bytes | Form, origin: Origin, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
     """Check a body, JSON or a form, against the schema, the limits and the model, and decode its pictures.
 
     facts: by model id. Raises an InvalidRequest or ModelNotFound that names the parameter at fault.
     """
     request = parse_form(body) if isinstance(body, Form) else parse(body)
     model = served_model(request.model or "", settings)
+    refuse_other_models(origin.principal, model)
     known = facts[model.id]
     _refuse_what_the_model_cannot(request, model.id, known)
-    frame, drawn = _source(request, settings.limits, known)
+    fingerprint = _fingerprint(request, settings.limits) if origin.fingerprint or origin.idempotency_key else ""
+    frame, drawn = _source(request, _first_seed(request, origin, fingerprint), settings.limits, known)
     references = tuple(_references(request, settings.limits, known))
     strength = known.default_strength if request.strength is None else request.strength
-    job = None if strength == 0 else _job(request, request_id, drawn, references, frame.seeds, strength, known)
-    return PreparedEdit(model.id, job, frame, request.stream, caller=(request.user, request.safety_identifier))
+    job = None if strength == 0 else _job(request, origin.request_id, drawn, references, frame.seeds, strength, known)
+    caller = (request.user, request.safety_identifier)
+    return PreparedEdit(model.id, job, frame, fingerprint, request.stream, caller)
 
 
 def served_model(name: str, settings: Settings) -> ModelSettings:
@@ -96,6 +116,12 @@ def served_model(name: str, settings: Settings) -> ModelSettings:
         shown = name[:SHOWN_CHARACTERS]
         raise ModelNotFound(f"the model {shown!r} does not exist; see GET /v1/models", param="model")
     return model
+
+
+def refuse_other_models(principal: Principal, model: ModelSettings) -> None:
+    """Raises ModelNotAllowed where the caller may not use it."""
+    if not principal.may_use((model.id, *model.aliases)):
+        raise ModelNotAllowed(f"this API key is not for the model {model.id}", param="model")
 
 
 def finish(frame: Frame, pictures: Sequence[Pixels] | None) -> list[bytes]:
@@ -117,11 +143,11 @@ def _refuse_what_the_model_cannot(request: EditRequest, model: str, facts: Model
         )
 
 
-def _source(request: EditRequest, limits: LimitSettings, facts: ModelFacts) -> tuple[Frame, _Drawn]:
+def _source(request: EditRequest, seed: int, limits: LimitSettings, facts: ModelFacts) -> tuple[Frame, _Drawn]:
     """The source and its mask at the sizes that are needed of them. At full size they end here."""
     source = _decode(request, 0, limits)
     mask = _decode_mask(request, source, limits)
-    frame = _frame(request, source, mask, facts)
+    frame = _frame(request, seed, source, mask, facts)
     drawn = draw_size(frame.size, facts)
     if drawn == frame.size:
         return frame, _Drawn(frame.canvas, frame.mask)
@@ -146,19 +172,39 @@ def _decode_mask(request: EditRequest, source: Pixels, limits: LimitSettings) ->
     return decode_mask(_file(request.mask, "mask", limits), request.mask_mode, (width, height), limits.image_pixels)
 
 
+def _fingerprint(request: EditRequest, limits: LimitSettings) -> str:
+    """Of the pictures' bytes and of every other field that says what is to be done."""
+    digest = hashlib.blake2b(digest_size=16)
+    pictures = [(f"images[{index}]", picture) for index, picture in enumerate(request.images)]
+    for param, picture in [*pictures, *([("mask", request.mask)] if request.mask is not None else [])]:
+        digest.update(hashlib.blake2b(_file(picture, param, limits)).digest())
+    fields = request.model_dump(exclude={"images", "user", "safety_identifier"})
+    fields["mask"] = request.mask is not None
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _first_seed(request: EditRequest, origin: Origin, fingerprint: str) -> int:
+    if request.seed is not None:
+        return request.seed
+    if not origin.idempotency_key:
+        return secrets.randbelow(RANDOM_SEEDS)
+    name = json.dumps([origin.principal.name, origin.idempotency_key, fingerprint])
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % RANDOM_SEEDS
+
+
 def _file(picture: Picture, param: str, limits: LimitSettings) -> bytes:
     """The bytes of a picture, in whichever form it was sent. A file of a form keeps the limit already."""
     return picture if isinstance(picture, bytes) else decode_base64(picture, param, limits.image_bytes)
 
 
-def _frame(request: EditRequest, source: Pixels, mask: Pixels | None, facts: ModelFacts) -> Frame:
+def _frame(request: EditRequest, seed: int, source: Pixels, mask: Pixels | None, facts: ModelFacts) -> Frame:
     height, width = source.shape[:2]
     size = auto_size((width, height), facts) if request.size == "auto" else _parse_size(request.size)
-    first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
     return Frame(
         canvas=cover(source, size),
         mask=None if mask is None else cover_mask(mask, size),
-        seeds=tuple((first + i) % MAX_SEED for i in range(request.n)),
+        seeds=tuple((seed + i) % MAX_SEED for i in range(request.n)),
         output_format=request.output_format,
         compression=request.output_compression,
         by_url=request.response_format == "url" and not request.stream,

@@ -16,11 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from serve import strict_yaml
+from serve.client import API_KEY_VARIABLE
 from serve.errors import ConfigurationError
 from serve.kubernetes import is_service_variable
 
 ENV_PREFIX = "RETOUCH_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+NO_KEYS = (CONFIG_VARIABLE, API_KEY_VARIABLE)
+"""Variables with our prefix that set nothing of the configuration."""
+
 _ROOT = Path(__file__).parent.parent
 EMBEDDED_CHECKPOINT = _ROOT / "embedded_model" / "checkpoint"
 """Both packages are installed together, editable or not; finding it by import would take any folder of that name."""
@@ -89,6 +93,25 @@ class StorageSettings(_Section):
     secret: str = ""
     lifetime_s: float = Field(default=3600.0, gt=0)
     max_bytes: int = Field(default=2 * 1024 * MIB, ge=16 * MIB)
+
+
+class AuthSettings(_Section):
+    """Who may use the server. keys_file: of bearer keys, which `retouch keys` writes; None: everybody may.
+
+    allow_anonymous: that everybody may also where the server listens on an address that others can reach.
+    """
+
+    keys_file: Path | None = None
+    allow_anonymous: bool = False
+
+
+class IdempotencySettings(_Section):
+    """Answers of requests with an `Idempotency-Key`, for those who send them again. lifetime_s: how long they are kept.
+    max_bytes: of all of them; beyond it the oldest go first, and whoever comes then gets the same picture drawn anew.
+    """
+
+    lifetime_s: float = Field(default=3600.0, gt=0)
+    max_bytes: int = Field(default=256 * MIB, ge=1024)
 
 
 class SimulatedSettings(_Section):
@@ -205,6 +228,8 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     storage: StorageSettings = StorageSettings()
+    auth: AuthSettings = AuthSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -297,7 +322,7 @@ def _refuse_unknown_keys(values: Mapping[str, Any], path: Path | None) -> None:
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """pydantic-settings passes over variables that match no field, so that a typo would change nothing in silence."""
     for name, value in environment.items():
-        if name == CONFIG_VARIABLE or not name.upper().startswith(ENV_PREFIX) or is_service_variable(name, value):
+        if not name.upper().startswith(ENV_PREFIX) or name in NO_KEYS or is_service_variable(name, value):
             continue
         key, *parts = name[len(ENV_PREFIX) :].lower().split("__")
         whole = f"{ENV_PREFIX}{key.upper()}"

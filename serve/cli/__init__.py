@@ -1,4 +1,4 @@
-"""The command line: `retouch serve`, `edit`, `models`, `build-engines` and `bench`."""
+"""The command line: `retouch serve`, `edit`, `models`, `build-engines`, `keys` and `bench`."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from serve.cli.bench import bench
 from serve.cli.build import build_engines
 from serve.cli.console import EXIT_CODES, Exit, Failure, say
 from serve.cli.edit import edit
+from serve.cli.keys import keys
 from serve.cli.models import models
 from serve.cli.serve import serve
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 for command in (serve, edit, models, build_engines):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(bench, name="bench")
+app.add_typer(keys, name="keys")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

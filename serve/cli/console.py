@@ -1,11 +1,11 @@
 """How the commands speak: one-sentence failures with an exit code, and a line that shows that work goes on."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage or configuration, "
@@ -36,17 +36,20 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def working(text: str) -> Generator[None]:
-    """Shows `text` with a spinner and the seconds so far while the body runs; a plain line where no terminal is."""
+def working(text: str) -> Generator[Callable[[int, int], None]]:
+    """Shows `text` and the seconds so far while the body runs; a plain line where no terminal is.
+
+    The body may tell how much of how much is done: then a bar shows it.
+    """
     console = _stderr()
     if not console.is_terminal:
         say(text)
-        yield
+        yield lambda done, total: None
         return
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        progress.add_task(text, total=None)
-        yield
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _stderr() -> Console:

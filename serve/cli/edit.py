@@ -9,7 +9,7 @@ import typer
 
 from serve.cli.console import Exit, Failure, say, working
 from serve.cli.pictures import Sendable, read_mask, read_picture
-from serve.cli.remote import UrlOption, connect, remote_failures
+from serve.cli.remote import KeyOption, UrlOption, connect, remote_failures
 from serve.client import EditAnswer, EditCall
 
 Format = Literal["png", "jpeg", "webp"]
@@ -50,6 +50,7 @@ def edit(
         Format | None, typer.Option(show_default="what --output ends in, or png", help="Of the result.")
     ] = None,
     url: UrlOption = "http://127.0.0.1:8000",
+    api_key: KeyOption = "",
 ) -> None:
     """Edit a photo as the prompt says, by the server at --url.
 
@@ -82,9 +83,9 @@ def edit(
     )
     began = time.perf_counter()
     with remote_failures():
-        client = connect(url)
-        with working(f"Editing {photo.name}"):
-            answer = client.edit(call)
+        client = connect(url, api_key)
+        with working(f"Editing {photo.name}") as tell:
+            answer = client.edit(call, progress=lambda done, steps: tell(done, steps * (n or 1)))
     _write(answer, targets)
     _tell_cost(answer, time.perf_counter() - began)
 

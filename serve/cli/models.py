@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from serve.cli.remote import UrlOption, connect, remote_failures
+from serve.cli.remote import KeyOption, UrlOption, connect, remote_failures
 
 COLUMNS = ("id", "aliases", "family", "sizes", "defaults")
 """Fields of the API's model objects."""
 
 
-def models(url: UrlOption = "http://127.0.0.1:8000") -> None:
+def models(url: UrlOption = "http://127.0.0.1:8000", api_key: KeyOption = "") -> None:
     """List the models of the server at --url: their sizes and defaults."""
     with remote_failures():
-        offered = connect(url).models()
+        offered = connect(url, api_key).models()
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, overflow="fold")

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from serve.cli.console import Exit, Failure, say
-from serve.client import Client, Refused, Unreachable
+from serve.client import API_KEY_VARIABLE, Client, Refused, Unreachable
 
 UrlOption = Annotated[str, typer.Option(help="The server.")]
+KeyOption = Annotated[
+    str, typer.Option("--api-key", envvar=API_KEY_VARIABLE, show_default="none", help="Where the server wants one.")
+]
 
 
-def connect(url: str) -> Client:
+def connect(url: str, key: str) -> Client:
     """A client that says so when the server asks it to wait. Raises Failure when `url` is none."""
     try:
-        return Client(url, wait=_wait)
+        return Client(url, wait=_wait, key=key)
     except ValueError as error:
         raise Failure(str(error), Exit.USAGE) from None
 

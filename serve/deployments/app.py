@@ -16,10 +16,13 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
+from serve.client import is_loopback
 from serve.deployments import heap, proxy
 from serve.deployments.codec import Codec
 from serve.deployments.editor import Editor
 from serve.deployments.ingress import Ingress
+from serve.deployments.quotas import Quotas
+from serve.deployments.runs import Runs
 from serve.errors import ConfigurationError
 from serve.families import facts_of
 from serve.settings import ModelSettings, Settings, load
@@ -28,13 +31,18 @@ logger = logging.getLogger(__name__)
 APPLICATION = "retouch"
 INGRESS_CPUS = 0.25
 CODEC_CPUS = 0.5
+SINGLE_CPUS = 0.1
+SINGLES = 2
 HEALTH_CHECK_S = 2.0
 """Ray Serve replaces a replica that fails three checks in a row."""
 STOP_MARGIN_S = 10.0
 
 
 def application(settings: Settings) -> ray_serve.Application:
-    """The deployments, bound: Ingress -> Codec, and one Editor a model. Raises ConfigurationError."""
+    """The deployments, bound: Ingress -> Codec, one Editor a model, and what is counted in one place.
+
+    Raises ConfigurationError.
+    """
     facts = {model.id: facts_of(model) for model in settings.models}
     in_flight = settings.limits.requests_in_flight
     codec = ray_serve.deployment(
@@ -51,7 +59,10 @@ def application(settings: Settings) -> ray_serve.Application:
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
     )(Ingress)
-    return ingress.bind(settings, facts, codec, {model.id: _editor(model, settings) for model in settings.models})
+    editors = {model.id: _editor(model, settings) for model in settings.models}
+    runs = _single("runs", settings)(Runs).bind(settings, codec, editors)
+    quotas = _single("quotas", settings)(Quotas).bind(settings.server.log_level) if settings.auth.keys_file else None
+    return ingress.bind(settings, facts, codec, editors, runs, quotas)
 
 
 def build(args: dict[str, Any]) -> ray_serve.Application:
@@ -60,13 +71,16 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     settings = load(Path(path) if path else None, args)
     if settings.server.model_fields_set & {"host", "port"}:
         logger.warning("server.host and server.port are Ray Serve's to set on a cluster (http_options); not used")
+    _refuse_open_server(settings, "")
     return application(settings)
 
 
 def __getattr__(name: str) -> ray_serve.Application:
     """`configured`, made when it is asked for, so that importing this module reads no configuration."""
     if name == "configured":
-        return application(load())
+        settings = load()
+        _refuse_open_server(settings, "")
+        return application(settings)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -75,6 +89,7 @@ def start(settings: Settings) -> None:
 
     Raises ConfigurationError when a model cannot be loaded.
     """
+    _refuse_open_server(settings, settings.server.host)
     app = application(settings)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("MALLOC_ARENA_MAX", heap.ARENAS)
@@ -118,9 +133,31 @@ def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
     )(Editor).bind(model, settings.server.cache_folder, settings.server.log_level)
 
 
+def _single(name: str, settings: Settings) -> Any:
+    """A deployment of one replica, for what has to be in one place."""
+    return ray_serve.deployment(
+        name=name,
+        num_replicas=1,
+        max_ongoing_requests=2 * settings.limits.requests_in_flight * settings.server.ingress_replicas,
+        health_check_period_s=HEALTH_CHECK_S,
+        graceful_shutdown_timeout_s=_grace_s(settings),
+        ray_actor_options={"num_cpus": SINGLE_CPUS},
+    )
+
+
 def _grace_s(settings: Settings) -> float:
     """How long a replica that is to stop may finish what it has: a rollout cuts no request."""
     return settings.limits.request_timeout_s + STOP_MARGIN_S
+
+
+def _refuse_open_server(settings: Settings, host: str) -> None:
+    """host: that is listened on; empty where it is not known."""
+    if settings.auth.keys_file or settings.auth.allow_anonymous or is_loopback(host):
+        return
+    where = f"{host} can be reached by others" if host else "the address that Ray Serve listens on may be a public one"
+    raise ConfigurationError(
+        f"{where}, and there are no API keys: set auth.keys_file (`retouch keys create`), or auth.allow_anonymous: true"
+    )
 
 
 def _refuse_missing_gpus(settings: Settings) -> None:
@@ -135,6 +172,7 @@ def _cpus(settings: Settings) -> int:
     """Logical CPUs that hold every replica: on one machine all of them share what there is."""
     models = sum(model.replicas * model.num_cpus for model in settings.models)
     front = settings.server.ingress_replicas * INGRESS_CPUS + settings.server.codec_replicas * CODEC_CPUS
+    front += SINGLES * SINGLE_CPUS
     return max(os.cpu_count() or 1, int(models + front) + 1)
 
 

@@ -15,7 +15,7 @@ from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Prepared, Ticket
 from serve.errors import EditError
-from serve.prepare import Frame, PreparedEdit, finish, prepare
+from serve.prepare import Frame, Origin, PreparedEdit, finish, prepare
 from serve.schema import CompletedEvent, EditResponse, ImageItem, PartialImageEvent, TokenUsage
 from serve.settings import Settings
 from serve.storage import LocalStore
@@ -40,15 +40,16 @@ class Codec:
         threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True).start()
 
     @refusals_as_results
-    async def prepare(self, body: bytes | Form, request_id: str) -> Prepared:
+    async def prepare(self, body: bytes | Form, origin: Origin) -> Prepared:
         """Validate and decode a body. Raises an EditError that names the parameter at fault."""
-        return await self._in_thread(lambda: self._prepare(body, request_id))
+        return await self._in_thread(lambda: self._prepare(body, origin))
 
     @refusals_as_results
     async def ticket(self, prepared: Prepared | EditError) -> Ticket:
         """The little that the ingress reads of what `prepare` has answered; raises what that was refused with."""
         edit = succeeded(prepared).edit
-        return Ticket(edit.model, draws=edit.job is not None, streams=edit.stream, caller=edit.caller)
+        images, draws = len(edit.frame.seeds), edit.job is not None
+        return Ticket(edit.model, images, edit.fingerprint, draws, edit.stream, edit.caller)
 
     @refusals_as_results
     async def finish(self, prepared: Prepared, edited: EditResult | EditError | None, base_url: str) -> Answer:
@@ -72,9 +73,9 @@ class Codec:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _prepare(self, body: bytes | Form, request_id: str) -> Prepared:
+    def _prepare(self, body: bytes | Form, origin: Origin) -> Prepared:
         started = time.monotonic()
-        edit = prepare(body, request_id, self._settings, self._facts)
+        edit = prepare(body, origin, self._settings, self._facts)
         return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
 
     def _finish(self, prepared: Prepared, edited: EditResult | None, base_url: str) -> Answer:

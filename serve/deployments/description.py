@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from serve.deployments.deadline import TIME_LIMIT_HEADERS
+from serve.deployments.runbook import KEY_HEADER
 from serve.deployments.streams import PROGRESS_HEADER
 from serve.schema import (
     CompletedEvent,
@@ -16,7 +17,7 @@ from serve.schema import (
     request_schema,
 )
 
-ERROR_STATUSES = (400, 404, 405, 408, 413, 415, 429, 500, 503)
+ERROR_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503)
 
 STREAM_EVENTS = (PartialImageEvent, ProgressEvent, CompletedEvent)
 
@@ -40,9 +41,15 @@ def _header(name: str, description: str, **schema: object) -> dict[str, Any]:
 
 EDIT_HEADERS: list[dict[str, Any]] = [
     *(_header(name, _TIME_LIMIT, type="number", exclusiveMinimum=0) for name in TIME_LIMIT_HEADERS),
+    _header(KEY_HEADER, "The same key gets the same answer, from one run.", type="string", minLength=1, maxLength=255),
     _header(PROGRESS_HEADER, "Whether a stream tells of every step as well.", type="boolean"),
 ]
 
+_OF_THE_KEY = {
+    "limit": "What the API key may spend a minute; only where it has a limit.",
+    "remaining": "What is left of it.",
+    "reset": "When all of it is there again, as `1m12s`.",
+}
 _PLACE: dict[str, Any] = {
     "x-queue-position": {
         "description": "Edits of the model that were to be begun before this one when it was queued.",
@@ -51,6 +58,15 @@ _PLACE: dict[str, Any] = {
     "x-queue-seconds": {
         "description": "Seconds until the end of the edit as they were estimated then.",
         "schema": {"type": "number", "minimum": 0},
+    },
+    **{
+        f"x-ratelimit-{what}-{of}": {"description": _OF_THE_KEY[what], "schema": {"type": "string"}}
+        for of in ("requests", "images")
+        for what in _OF_THE_KEY
+    },
+    "idempotent-replayed": {
+        "description": "`true` where the answer was made for an earlier request of the same key.",
+        "schema": {"type": "string"},
     },
     "server-timing": {
         "description": "Milliseconds of each stage: queue, decode, encode, denoise, vae, png.",

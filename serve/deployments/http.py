@@ -31,6 +31,8 @@ def error_response(error: EditError) -> JSONResponse:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status >= 500 or isinstance(error, RequestTimeout):
         headers["x-should-retry"] = "true" if error.retryable else "false"
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
     return JSONResponse(ErrorBody.of(error).model_dump(), error.status, headers)
 
 

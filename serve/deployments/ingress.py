@@ -12,19 +12,23 @@ from fastapi import FastAPI, Request, Response
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
+from serve.auth import Principal
 from serve.deployments.bodies import BodyBudget
-from serve.deployments.calls import RESTART_S, Call, ReplicaLost, answered
+from serve.deployments.calls import RESTART_S, Call, answered
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import EDIT_ANSWERS, EDIT_BODY, EDIT_HEADERS, METRICS_ANSWER
+from serve.deployments.door import Door
+from serve.deployments.edits import Edits
 from serve.deployments.engines import Engines
 from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import Edge, install_error_handlers
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Ticket
+from serve.deployments.runbook import KEY_HEADER, claim_of, claims, idempotency_key
 from serve.deployments.streams import EditStream, StreamResponse, wants_progress
-from serve.errors import BackendUnavailable, EditError, NotFound
+from serve.errors import BackendUnavailable, EditError, InvalidRequest, NotFound
 from serve.metrics import CONTENT_TYPE, exposition
-from serve.prepare import served_model
+from serve.prepare import Origin, refuse_other_models, served_model
 from serve.schema import ErrorBody, ModelBody, ModelList
 from serve.settings import Settings
 from serve.storage import LocalStore
@@ -34,6 +38,8 @@ logger = logging.getLogger(__name__)
 READY_TIMEOUT_S = 5.0
 
 EDITS_ROUTE = "/v1/images/edits"
+REPLAYED = "idempotent-replayed"
+"""A header of an answer that was made for an earlier request."""
 
 
 class Api(FastAPI):
@@ -66,10 +72,10 @@ def _place(place: QueuePlace) -> dict[str, str]:
     return {"x-queue-position": str(place.position), "x-queue-seconds": f"{place.seconds:.1f}"}
 
 
-def _log(ticket: Ticket, started: float, told: str) -> None:
+def _log(principal: Principal, ticket: Ticket, started: float, told: str) -> None:
     """A line an edit that was answered. started: as `time.monotonic`."""
-    took_s = time.monotonic() - started
-    logger.info("200 model=%s took_s=%.3f %s caller=%s", ticket.model, took_s, told, json.dumps(ticket.caller))
+    took_s, who, caller = time.monotonic() - started, principal.name or "-", json.dumps(ticket.caller)
+    logger.info("200 model=%s key=%s took_s=%.3f %s caller=%s", ticket.model, who, took_s, told, caller)
 
 
 # Ray copies `api` here, so its handlers see only the names that are defined above.
@@ -83,6 +89,8 @@ class Ingress:
         facts: Mapping[str, ModelFacts],
         codec: DeploymentHandle[Any],
         editors: Mapping[str, DeploymentHandle[Any]],
+        runs: DeploymentHandle[Any],
+        quotas: DeploymentHandle[Any] | None,
     ) -> None:
         adopt_serve_logging(settings.server.log_level)
         return_pictures_at_once()
@@ -102,6 +110,9 @@ class Ingress:
         }
         self._codec = codec
         self._editors = editors
+        self._runs = runs
+        self._edits = Edits(codec, editors)
+        self._door = Door(settings.auth, quotas)
         self._store = LocalStore(settings.storage)
         self._bodies = BodyBudget(settings.limits)
         self._engines = Engines(editors)
@@ -110,32 +121,39 @@ class Ingress:
     async def edit(self, request: Request) -> Response:
         """Edit pictures by an instruction, under a mask if one is given."""
         started = time.monotonic()
+        principal = self._door.principal(request.headers)
         deadline = Deadline(time_limit_s(request.headers, self._settings.limits.request_timeout_s))
-        progress = wants_progress(request.headers)
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._bodies.admit(self._engines.longest_queue_s))
             async with deadline.kept():
-                prepared, ticket = await self._prepare(request)
+                headers = dict(await self._door.request(principal))
+                prepared, ticket = await self._prepare(request, principal)
+                headers |= await held.enter_async_context(self._door.images(principal, ticket.images))
                 if ticket.streams:
-                    held.callback(lambda: _log(ticket, started, "streamed"))
-                    return await self._stream(prepared, ticket, deadline, held, progress=progress)
-                answer = await self._answer(prepared, ticket, request, deadline)
+                    held.callback(lambda: _log(principal, ticket, started, "streamed"))
+                    return await self._stream(prepared, ticket, request, deadline, held, headers)
+                answer, replayed = await self._answer(prepared, ticket, request, principal, deadline)
         timing = _server_timing(answer)
-        _log(ticket, started, timing)
-        headers = {"server-timing": timing, **_place(answer.place)}
+        _log(principal, ticket, started, f"{timing} replayed" if replayed else timing)
+        headers |= {"server-timing": timing, **_place(answer.place), **({REPLAYED: "true"} if replayed else {})}
         return Response(answer.body, media_type="application/json", headers=headers)
 
     @api.get("/v1/models")
-    async def models(self) -> ModelList:
-        """The models that are served, with each one's sizes, defaults and fields."""
-        return ModelList(data=list(self._models.values()))
+    async def models(self, request: Request) -> ModelList:
+        """The models that the caller may use, with each one's sizes, defaults and fields."""
+        principal = self._door.principal(request.headers)
+        usable = [model for model in self._models.values() if principal.may_use((model.id, *model.aliases))]
+        return ModelList(data=usable)
 
     @api.get("/v1/models/{name:path}")
-    async def model(self, name: str) -> ModelBody:
+    async def model(self, request: Request, name: str) -> ModelBody:
         """One model, by id or alias."""
+        principal = self._door.principal(request.headers)
         if not name:
             raise NotFound("there is nothing at /v1/models/")
-        return self._models[served_model(name, self._settings).id]
+        model = served_model(name, self._settings)
+        refuse_other_models(principal, model)
+        return self._models[model.id]
 
     @api.get("/v1/files/{name:path}", response_class=Response)
     async def file(self, name: str, expires: str = "", signature: str = "") -> Response:
@@ -153,7 +171,7 @@ class Ingress:
     @api.get("/readyz")
     async def readyz(self) -> dict[str, str]:
         """Whether every model, and the codec, can do their part of an edit; 503 naming the first that cannot."""
-        for name, deployment in {"codec": self._codec, **self._editors}.items():
+        for name, deployment in {"codec": self._codec, "runs": self._runs, **self._editors}.items():
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
                     await answered(deployment.ping.remote())
@@ -166,30 +184,37 @@ class Ingress:
         """The engines' counters and gauges in Prometheus' text form; of replicas that answer in time."""
         return Response(exposition(await self._engines.figures()), media_type=CONTENT_TYPE)
 
-    async def _prepare(self, request: Request) -> tuple[Call, Ticket]:
+    async def _prepare(self, request: Request, principal: Principal) -> tuple[Call, Ticket]:
+        key = idempotency_key(request.headers)
+        origin = Origin(request.state.request_id, principal, fingerprint=claims(request.headers), idempotency_key=key)
         async with self._bodies.read(request) as body:
-            prepared = self._codec.prepare.remote(body, request.state.request_id)
+            prepared = self._codec.prepare.remote(body, origin)
             return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
 
-    async def _answer(self, prepared: Call, ticket: Ticket, request: Request, deadline: Deadline) -> Answer:
-        """Draw and finish; once more on other replicas where one has died, since an edit has no side effect."""
+    async def _answer(
+        self, prepared: Call, ticket: Ticket, request: Request, principal: Principal, deadline: Deadline
+    ) -> tuple[Answer, bool]:
+        """The answer, and whether it is that of an earlier request which was the same."""
         base_url = (self._settings.server.public_url or str(request.base_url)).rstrip("/")
-        try:
-            return await self._draw_and_finish(prepared, ticket, base_url, deadline)
-        except ReplicaLost:
-            return await self._draw_and_finish(prepared, ticket, base_url, deadline)
+        if not claims(request.headers):
+            return await self._edits.answer(prepared, ticket, base_url, deadline), False
+        claim = claim_of(request.headers, principal.name, ticket.fingerprint)
+        return await answered(self._runs.answer.remote(claim, prepared, ticket, base_url, deadline.left_s()))
 
     async def _stream(
-        self, prepared: Call, ticket: Ticket, deadline: Deadline, held: AsyncExitStack, *, progress: bool
+        self,
+        prepared: Call,
+        ticket: Ticket,
+        request: Request,
+        deadline: Deadline,
+        held: AsyncExitStack,
+        headers: Mapping[str, str],
     ) -> Response:
-        """held: what is closed when the stream has ended."""
+        """held: what is closed when the stream has ended. headers: of its answer."""
+        if idempotency_key(request.headers):
+            raise InvalidRequest(f"the header {KEY_HEADER} is of plain answers; a stream cannot be answered again")
         editor = self._editors[ticket.model] if ticket.draws else None
+        progress = wants_progress(request.headers)
         stream = EditStream(self._codec, editor, prepared, deadline, progress=progress)
-        place = await stream.begin()
-        return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, _place(place))
-
-    async def _draw_and_finish(self, prepared: Call, ticket: Ticket, base_url: str, deadline: Deadline) -> Answer:
-        if not ticket.draws:
-            return await answered(self._codec.finish.remote(prepared, None, base_url))
-        edited = self._editors[ticket.model].edit.remote(prepared, deadline.left_s())
-        return await answered(self._codec.finish.remote(prepared, edited, base_url), edited)
+        headers = {**headers, **_place(await stream.begin())}
+        return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, headers)

@@ -25,11 +25,14 @@ class Prepared:
 class Ticket:
     """What the ingress needs to know of a `Prepared`.
 
-    draws: whether anything is left for the model to do. streams: whether it is answered by events. caller: the
-    request's `user` and `safety_identifier`.
+    images: that are asked for. fingerprint: of all that was asked for, where that was wanted. draws: whether anything
+    is left for the model to do. streams: whether it is answered by events. caller: the request's `user` and
+    `safety_identifier`.
     """
 
     model: str
+    images: int
+    fingerprint: str
     draws: bool
     streams: bool
     caller: tuple[str | None, str | None]

@@ -26,7 +26,7 @@ def test_a_server_starts_edits_and_leaves_nothing_behind(tmp_path: Path, embedde
     port = free_port()
     photo = tmp_path / "photo.png"
     photo.write_bytes(pictures.rgb((96, 64)))
-    with _serving(port) as server:
+    with serving(port) as server:
         family = [server.pid, *(child.pid for child in psutil.Process(server.pid).children(recursive=True))]
         edited = _edit(photo, port, "make it darker", "--seed", "7", "--size", "256x256")
         assert edited.returncode == 0, edited.stderr
@@ -51,14 +51,13 @@ def test_weights_that_are_not_there_are_one_sentence(tmp_path: Path):
 
 
 @contextmanager
-def _serving(port: int) -> Generator[subprocess.Popen[bytes]]:
-    command = [RETOUCH, "serve", "--port", str(port)]
+def serving(port: int, *options: str) -> Generator[subprocess.Popen[bytes]]:
+    """A server by the command, ready to be called."""
+    command = [RETOUCH, "serve", "--port", str(port), *options]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
         assert server.stdout is not None
-        for line in server.stdout:
-            if READY in line:
-                break
+        assert any(READY in line for line in server.stdout), "it did not start"
         yield server
     finally:
         if server.poll() is None:

@@ -18,6 +18,7 @@ MODELS = """
 models:
   - {id: acme/Tiny-1, family: pixel_edit, weights: WEIGHTS, replicas: 2, num_gpus: 0.5, num_cpus: 3}
 server: {codec_replicas: 4}
+auth: {allow_anonymous: true}
 """
 
 
@@ -37,7 +38,7 @@ def test_serve_build_writes_a_config_that_ray_accepts(config: Path, tmp_path: Pa
     schema = ServeDeploySchema.model_validate(yaml.safe_load(built.read_text()))
     deployments = {one.name: one for one in schema.applications[0].deployments}
     editor = deployments["editor-acme-tiny-1"]
-    assert deployments.keys() == {"ingress", "codec", "editor-acme-tiny-1"}
+    assert deployments.keys() == {"ingress", "codec", "runs", "editor-acme-tiny-1"}
     assert editor.num_replicas == 2
     assert editor.ray_actor_options.num_gpus == 0.5
     assert editor.ray_actor_options.num_cpus == 3
@@ -58,7 +59,12 @@ def test_the_builder_refuses_a_key_that_ray_would_drop_in_silence():
 
 def test_a_family_that_is_not_there_is_named():
     with pytest.raises(ConfigurationError, match="family 'fluxx' is none of flux_kontext, pixel_edit"):
-        app.build({"models": [{"id": "a", "family": "fluxx", "weights": "w"}]})
+        app.build({"models": [{"id": "a", "family": "fluxx", "weights": "w"}], "auth": {"allow_anonymous": True}})
+
+
+def test_an_open_server_on_an_address_that_is_not_known_is_refused():
+    with pytest.raises(ConfigurationError, match=r"set auth\.keys_file .*, or auth\.allow_anonymous: true"):
+        app.build({})
 
 
 def _settings_of(application: Application) -> Settings:

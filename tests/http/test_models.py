@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from serve.deployments.deadline import TIME_LIMIT_HEADERS
+from serve.deployments.runbook import KEY_HEADER
 from serve.deployments.streams import PROGRESS_HEADER
 from serve.schema import request_schema
 from tests import pictures
@@ -152,6 +153,7 @@ def test_openapi_describes_every_header_of_an_edit(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()["paths"][EDITS]["post"]
     assert {one["name"] for one in described["parameters"] if one["in"] == "header"} == {
         *TIME_LIMIT_HEADERS,
+        KEY_HEADER,
         PROGRESS_HEADER,
     }
     headers = described["responses"]["200"]["headers"]

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+from starlette.datastructures import Headers
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -23,6 +25,7 @@ class Asked:
     method: str
     path: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def json(self) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def listening(*answers: Answer) -> Generator[Peer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            asked.append(Asked(self.command, self.path, body))
+            asked.append(Asked(self.command, self.path, body, Headers(dict(self.headers.items()))))
             answer = answers[min(len(asked), len(answers)) - 1]
             if answer.content is not None:
                 self._send(answer, _encoded(answer.content))

@@ -93,6 +93,7 @@ def test_a_png_that_fits_is_sent_byte_for_byte(run: Terminal, photo: Path):
         "prompt": "make it blue",
         "output_format": "png",
         "response_format": "b64_json",
+        "stream": True,
     }
 
 
@@ -131,6 +132,7 @@ def test_every_option_reaches_the_server_under_the_apis_name(run: Terminal, phot
         "model": "tiny",
         "output_format": "webp",
         "response_format": "b64_json",
+        "stream": True,
     }
 
 

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,7 +16,7 @@ from serve.schema import parse
 from tests.unit.peer import Answer, listening, refusal
 
 PICTURE = b"the bytes of a result"
-EDITED = {
+EDITED: dict[str, Any] = {
     "created": 1790000000,
     "model": "tiny",
     "size": "512x512",
@@ -187,3 +189,50 @@ def test_a_proxy_for_the_outside_is_not_asked_for_this_machine(monkeypatch: pyte
         monkeypatch.setenv(name, f"http://127.0.0.1:{unused_port()}")
     with listening(Answer({"data": [{"id": "tiny"}]})) as peer:
         assert Client(peer.url).models() == [{"id": "tiny"}]
+
+
+# Streams
+
+
+def _events(*events: tuple[str, object]) -> Answer:
+    body = "".join(f": alive\r\nevent: {name}\r\ndata: {json.dumps(data)}\r\n\r\n" for name, data in events)
+    return Answer(body.encode(), headers={"content-type": "text/event-stream"})
+
+
+STEPS = [("image_edit.progress", {"image_index": index, "step": 1, "total": 2}) for index in (0, 1)]
+RESULT = ("image_edit.completed", {**EDITED["data"][0], "model": "tiny", "size": "512x512"})
+
+
+def test_an_edit_that_is_watched_tells_the_steps_of_all_its_pictures():
+    told: list[tuple[int, int]] = []
+    with listening(_events(*STEPS, RESULT, RESULT)) as peer:
+        answer = Client(peer.url).edit(CALL, lambda done, steps: told.append((done, steps)))
+    assert told == [(1, 2), (2, 2)]
+    assert answer.pictures == (EditedPicture(PICTURE, 2**63),) * 2
+    assert (answer.model, answer.size) == ("tiny", "512x512")
+    assert peer.asked[0].json["stream"] is True
+
+
+def test_a_watched_edit_that_is_turned_away_is_tried_again():
+    clock = Clock()
+    with listening(refusal(429, "busy", {"retry-after": "3"}), _events(RESULT)) as peer:
+        assert Client(peer.url, wait=clock.wait).edit(CALL, lambda done, steps: None).pictures
+    assert clock.waits == [3.0]
+
+
+def test_an_error_in_a_stream_is_the_servers_sentence():
+    failed = _events(*STEPS, ("error", {"error": {"message": "it has failed"}}))
+    with listening(failed) as peer, pytest.raises(Refused, match="it has failed"):
+        Client(peer.url).edit(CALL, lambda done, steps: None)
+
+
+def test_a_stream_that_breaks_off_is_told():
+    with listening(_events(*STEPS)) as peer, pytest.raises(Unreachable, match="broke off before the edit was done"):
+        Client(peer.url).edit(CALL, lambda done, steps: None)
+
+
+def test_a_key_goes_with_every_request():
+    with listening(Answer(EDITED)) as peer:
+        Client(peer.url, key="rtk-mine").edit(CALL)
+        Client(peer.url).edit(CALL)
+    assert [asked.headers.get("authorization") for asked in peer.asked] == ["Bearer rtk-mine", None]

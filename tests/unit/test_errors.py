@@ -25,15 +25,20 @@ CONTRACT = {
     "TooManyImages": (400, "invalid_request_error", "too_many_images"),
     "TooManyPixels": (400, "invalid_request_error", "too_many_pixels"),
     "MaskSizeMismatch": (400, "invalid_request_error", "mask_size_mismatch"),
+    "MissingAPIKey": (401, "authentication_error", "missing_api_key"),
+    "InvalidAPIKey": (401, "authentication_error", "invalid_api_key"),
+    "ModelNotAllowed": (403, "permission_error", "model_not_allowed"),
     "InvalidSignature": (403, "permission_error", "invalid_signature"),
     "LinkExpired": (403, "permission_error", "expired"),
     "NotFound": (404, "not_found_error", "not_found"),
     "ModelNotFound": (404, "not_found_error", "model_not_found"),
     "MethodNotAllowed": (405, "invalid_request_error", "method_not_allowed"),
     "RequestTimeout": (408, "invalid_request_error", "timeout"),
+    "IdempotencyKeyReused": (409, "invalid_request_error", "idempotency_key_reused"),
     "RequestTooLarge": (413, "invalid_request_error", "request_too_large"),
     "UnsupportedMediaType": (415, "invalid_request_error", "unsupported_media_type"),
     "Overloaded": (429, "rate_limit_error", "server_overloaded"),
+    "RateLimited": (429, "rate_limit_error", "rate_limit_exceeded"),
     "InternalError": (500, "server_error", "internal_error"),
     "BackendUnavailable": (503, "server_error", "backend_unavailable"),
     "DeviceOutOfMemory": (503, "server_error", "backend_unavailable"),
@@ -61,9 +66,9 @@ def test_each_class_carries_the_status_type_and_code_of_the_contract():
     assert {cls.__name__: (cls.status, cls.type, cls.default_code) for cls in every_error()} == CONTRACT
 
 
-def test_only_overload_and_an_absent_backend_invite_a_retry():
+def test_only_overload_a_spent_limit_and_an_absent_backend_invite_a_retry():
     retryable = {cls.__name__ for cls in every_error() if cls.retryable}
-    assert retryable == {"Overloaded", "BackendUnavailable", "DeviceOutOfMemory", "BackendLost"}
+    assert retryable == {"Overloaded", "RateLimited", "BackendUnavailable", "DeviceOutOfMemory", "BackendLost"}
 
 
 @given(error_classes, st.text(), st.none() | st.text(min_size=1), st.none() | st.text(), seconds)

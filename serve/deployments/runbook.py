@@ -1,0 +1,139 @@
+"""Which requests are the same one sent again: they share one run, and its answer for as long as it is kept."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from starlette.datastructures import Headers
+
+from serve.errors import IdempotencyKeyReused, InvalidRequest
+
+KEY_HEADER = "idempotency-key"
+RETRY_HEADER = "x-stainless-retry-count"
+"""OpenAI's clients send it: 0, and with each retry one more."""
+
+MOST_CHARACTERS = 255
+RETRY_GRACE_S = 3.0
+"""How long a run goes on that nobody waits for, where a retry may come: OpenAI's clients wait 0.5 and then 1 s."""
+
+REJOIN_S = 60.0
+"""How long the answer of such a run is kept, for a retry whose first answer got lost on its way."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What makes requests the same. name: unlike that of any other; fingerprint: of what they ask for.
+
+    joins: whether it may take the answer of a run that is there. lasting: whether its sender said that it comes back,
+    so that its run goes on without it and its answer is kept.
+    """
+
+    name: str
+    fingerprint: str
+    joins: bool
+    lasting: bool
+
+
+def idempotency_key(headers: Headers) -> str:
+    """Empty where there is none. Raises InvalidRequest."""
+    key = headers.get(KEY_HEADER)
+    if key is None:
+        return ""
+    if not 0 < len(key) <= MOST_CHARACTERS or not key.isascii() or not key.isprintable():
+        raise InvalidRequest(f"the header {KEY_HEADER} must be 1 to {MOST_CHARACTERS} printable ASCII characters")
+    return key
+
+
+def claims(headers: Headers) -> bool:
+    """Whether `claim_of` makes one."""
+    return KEY_HEADER in headers or headers.get(RETRY_HEADER, "").isdecimal()
+
+
+def claim_of(headers: Headers, caller: str, fingerprint: str) -> Claim:
+    """Of a request that `claims`. caller: whose keys these are; nobody joins a run of somebody else's."""
+    key = idempotency_key(headers)
+    if key:
+        return Claim(f"key {caller} {key}", fingerprint, joins=True, lasting=True)
+    retried = headers[RETRY_HEADER].strip("0") != ""
+    return Claim(f"retry {caller} {fingerprint}", fingerprint, joins=retried, lasting=False)
+
+
+@dataclass(slots=True, eq=False)
+class _Run(Generic[Result]):
+    claim: Claim
+    task: asyncio.Task[Result]
+    waiting: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class RunBook(Generic[Result]):
+    """Runs under way and answers kept. lifetime_s: of the answers of lasting claims. max_bytes: of all answers; beyond
+    it the oldest go. size_bytes: of one. An error is not kept: whoever comes next runs again.
+    """
+
+    lifetime_s: float
+    max_bytes: int
+    size_bytes: Callable[[Result], int]
+    _runs: dict[str, _Run[Result]] = field(default_factory=dict[str, _Run[Result]])
+    _kept: dict[_Run[Result], None] = field(default_factory=dict[_Run[Result], None])
+    _kept_bytes: int = 0
+
+    async def answer(self, claim: Claim, start: Callable[[], Awaitable[Result]]) -> tuple[Result, bool]:
+        """The answer, and whether it is that of a run which was there. start: runs it, where there is none.
+
+        Raises IdempotencyKeyReused, and what the run raises.
+        """
+        run = self._runs.get(claim.name)
+        if run is not None and run.claim.fingerprint != claim.fingerprint:
+            raise IdempotencyKeyReused("the idempotency key was used with another request; send a new one with each")
+        there = run is not None and claim.joins
+        if run is None or not there:
+            run = self._begin(claim, start)
+        run.waiting += 1
+        try:
+            return await asyncio.shield(run.task), there
+        finally:
+            run.waiting -= 1
+            if not run.waiting and not run.claim.lasting:
+                asyncio.get_running_loop().call_later(RETRY_GRACE_S, self._abandon, run)
+
+    def _begin(self, claim: Claim, start: Callable[[], Awaitable[Result]]) -> _Run[Result]:
+        # In a context of its own: Ray cancels what a cancelled request has called, and knows that by the context.
+        task = asyncio.get_running_loop().create_task(_awaited(start), context=Context())
+        run = _Run(claim, task)
+        run.task.add_done_callback(lambda _: self._ended(run))
+        self._runs[claim.name] = run
+        return run
+
+    def _ended(self, run: _Run[Result]) -> None:
+        if run.task.cancelled() or run.task.exception() is not None:
+            self._forget(run)
+            return
+        run.bytes = self.size_bytes(run.task.result())
+        self._kept[run] = None
+        self._kept_bytes += run.bytes
+        while self._kept_bytes > self.max_bytes and len(self._kept) > 1:
+            self._forget(next(iter(self._kept)))
+        kept_s = self.lifetime_s if run.claim.lasting else REJOIN_S
+        asyncio.get_running_loop().call_later(kept_s, self._forget, run)
+
+    def _forget(self, run: _Run[Result]) -> None:
+        if run in self._kept:
+            del self._kept[run]
+            self._kept_bytes -= run.bytes
+        if self._runs.get(run.claim.name) is run:
+            del self._runs[run.claim.name]
+
+    def _abandon(self, run: _Run[Result]) -> None:
+        if not run.waiting and not run.task.done():
+            self._forget(run)  # now, or a request that comes before it has ended would join it
+            run.task.cancel()
+
+
+async def _awaited(start: Callable[[], Awaitable[Result]]) -> Result:
+    return await start()

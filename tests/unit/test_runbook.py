@@ -1,0 +1,164 @@
+"""Requests that are the same one: one run, one answer, and nothing kept of what nobody comes back for."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from starlette.datastructures import Headers
+
+from serve.deployments import runbook
+from serve.deployments.runbook import Claim, RunBook, claim_of, claims, idempotency_key
+from serve.errors import BackendUnavailable, IdempotencyKeyReused, InvalidRequest
+
+KEY = Claim("key", "same", joins=True, lasting=True)
+FIRST = Claim("retry", "same", joins=False, lasting=False)
+RETRY = Claim("retry", "same", joins=True, lasting=False)
+
+
+class Work:
+    """Runs that end when they are let go, each with an answer of its own."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.cancelled = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self) -> bytes:
+        self.started += 1
+        name = b"answer %d" % self.started
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return name
+
+
+def book(lifetime_s: float = 60.0, max_bytes: int = 1000) -> RunBook[bytes]:
+    return RunBook(lifetime_s, max_bytes, len)
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - of code that knows no event to wait for
+            await asyncio.sleep(0.001)
+
+
+async def test_requests_of_one_key_share_a_run_and_later_ones_its_answer():
+    work, runs = Work(), book()
+    both = [asyncio.create_task(runs.answer(KEY, work)) for _ in range(2)]
+    await _until(lambda: work.started == 1)
+    work.go.set()
+    assert await asyncio.gather(*both) == [(b"answer 1", False), (b"answer 1", True)]
+    assert await runs.answer(KEY, work) == (b"answer 1", True)
+    assert work.started == 1
+
+
+async def test_a_key_stands_for_one_request():
+    work, runs = Work(), book()
+    work.go.set()
+    await runs.answer(KEY, work)
+    other = Claim("key", "another", joins=True, lasting=True)
+    with pytest.raises(IdempotencyKeyReused) as refused:
+        await runs.answer(other, work)
+    assert (refused.value.status, refused.value.code) == (409, "idempotency_key_reused")
+
+
+async def test_a_run_of_a_key_goes_on_when_nobody_waits(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runbook, "RETRY_GRACE_S", 0.0)
+    work, runs = Work(), book()
+    task = asyncio.create_task(runs.answer(KEY, work))
+    await _until(lambda: work.started == 1)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    work.go.set()
+    assert await runs.answer(KEY, work) == (b"answer 1", True)
+    assert (work.started, work.cancelled) == (1, 0)
+
+
+async def test_a_retry_joins_the_run_in_progress_and_a_first_attempt_does_not():
+    work, runs = Work(), book()
+    tasks = [asyncio.create_task(runs.answer(claim, work)) for claim in (FIRST, RETRY)]
+    await _until(lambda: work.started == 1)
+    tasks.append(asyncio.create_task(runs.answer(FIRST, work)))
+    await _until(lambda: work.started == 2)
+    work.go.set()
+    assert [await task for task in tasks] == [(b"answer 1", False), (b"answer 1", True), (b"answer 2", False)]
+
+
+async def test_a_retry_that_comes_soon_finds_the_run_of_a_first_attempt_that_left():
+    work, runs = Work(), book()
+    task = asyncio.create_task(runs.answer(FIRST, work))
+    await _until(lambda: work.started == 1)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    retry = asyncio.create_task(runs.answer(RETRY, work))
+    await asyncio.sleep(0.01)
+    work.go.set()
+    assert await retry == (b"answer 1", True)
+
+
+async def test_a_run_that_no_retry_comes_for_is_cancelled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runbook, "RETRY_GRACE_S", 0.02)
+    work, runs = Work(), book()
+    task = asyncio.create_task(runs.answer(FIRST, work))
+    await _until(lambda: work.started == 1)
+    task.cancel()
+    await _until(lambda: work.cancelled == 1)
+    work.go.set()
+    assert await runs.answer(RETRY, work) == (b"answer 2", False)
+
+
+async def test_the_answer_of_a_first_attempt_waits_a_while_for_its_retry(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runbook, "REJOIN_S", 0.1)
+    work, runs = Work(), book()
+    work.go.set()
+    await runs.answer(FIRST, work)
+    assert await runs.answer(RETRY, work) == (b"answer 1", True)
+    await asyncio.sleep(0.15)
+    assert await runs.answer(RETRY, work) == (b"answer 2", False)
+
+
+async def test_an_error_reaches_all_who_wait_and_the_next_runs_again():
+    runs, go, tries = book(), asyncio.Event(), list[int]()
+
+    async def fails() -> bytes:
+        tries.append(1)
+        await go.wait()
+        raise BackendUnavailable("gone")
+
+    both = [asyncio.create_task(runs.answer(KEY, fails)) for _ in range(2)]
+    await _until(lambda: len(tries) == 1)
+    go.set()
+    assert [type(end) for end in await asyncio.gather(*both, return_exceptions=True)] == [BackendUnavailable] * 2
+    work = Work()
+    work.go.set()
+    assert await runs.answer(KEY, work) == (b"answer 1", False)
+
+
+async def test_answers_are_kept_for_their_lifetime_and_under_the_bound():
+    work, runs = Work(), book(lifetime_s=0.1, max_bytes=20)
+    work.go.set()
+    for number in range(3):
+        await runs.answer(Claim(f"key {number}", "same", joins=True, lasting=True), work)
+    assert await runs.answer(Claim("key 2", "same", joins=True, lasting=True), work) == (b"answer 3", True)
+    assert await runs.answer(Claim("key 0", "same", joins=True, lasting=True), work) == (b"answer 4", False)
+    await asyncio.sleep(0.15)
+    assert await runs.answer(Claim("key 2", "same", joins=True, lasting=True), work) == (b"answer 5", False)
+
+
+def test_a_request_claims_by_its_key_before_its_retries():
+    key = claim_of(Headers({"idempotency-key": "k", "x-stainless-retry-count": "0"}), "ada", "f")
+    first, retry = (claim_of(Headers({"x-stainless-retry-count": count}), "ada", "f") for count in ("0", "2"))
+    assert (key.joins, key.lasting) == (True, True)
+    assert (first.joins, retry.joins, first.lasting) == (False, True, False)
+    assert first.name == retry.name != key.name
+    assert claim_of(Headers({"idempotency-key": "k"}), "bob", "f").name != key.name
+    assert not claims(Headers({}))
+    assert not claims(Headers({"x-stainless-retry-count": "many"}))
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "é", "a\nb"])
+def test_a_key_that_is_none_is_refused(key: str):
+    with pytest.raises(InvalidRequest, match="the header idempotency-key must be"):
+        idempotency_key(Headers(raw=[(b"idempotency-key", key.encode("latin-1"))]))
