@@ -50,7 +50,7 @@ _OF_THE_KEY = {
     "remaining": "What is left of it.",
     "reset": "When all of it is there again, as `1m12s`.",
 }
-_PLACE: dict[str, Any] = {
+_HEADERS: dict[str, Any] = {
     "x-queue-position": {
         "description": "Edits of the model that were to be begun before this one when it was queued.",
         "schema": {"type": "integer", "minimum": 0},
@@ -98,7 +98,7 @@ _EVENTS: dict[str, Any] = {
 
 EDIT_ANSWERS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": ErrorBody} for status in ERROR_STATUSES},
-    200: {"model": EditResponse, "headers": _PLACE, "content": {"text/event-stream": {"schema": _EVENTS}}},
+    200: {"model": EditResponse, "headers": _HEADERS, "content": {"text/event-stream": {"schema": _EVENTS}}},
     429: {"model": ErrorBody, "headers": _RETRY_AFTER},
 }
 

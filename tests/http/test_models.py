@@ -158,7 +158,8 @@ def test_openapi_describes_every_header_of_an_edit(http: httpx.Client) -> None:
     }
     headers = described["responses"]["200"]["headers"]
     answer = post(http, drawing_request()).headers
-    assert set(headers) == {"server-timing", "x-queue-position", "x-queue-seconds"}
+    limits = {f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "images")}
+    assert set(headers) == {"server-timing", "x-queue-position", "x-queue-seconds", "idempotent-replayed", *limits}
     for name in ("x-queue-position", "x-queue-seconds"):
         jsonschema.validate(json.loads(answer[name]), headers[name]["schema"])
 
