@@ -131,13 +131,15 @@ class Axis:
 class TensorSpec:
     """name, element type and shape of one tensor; a string in `shape` names an `Axis` of the component.
 
-    count: of an input of whole numbers, how many different ones it takes, from 0 on.
+    count: of an input of whole numbers, how many different ones it takes, from 0 on. fixed: `dtype` is the same in
+    whichever precision the component computes.
     """
 
     name: str
     dtype: DType
     shape: tuple[int | str, ...]
     count: int = 2
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

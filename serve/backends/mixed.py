@@ -57,9 +57,11 @@ class _Bridged:
 
 
 def with_precision(spec: ComponentSpec, old: DType, new: DType) -> ComponentSpec:
-    """The declaration of a component that computes in another floating type."""
+    """The declaration of a component that computes in another floating type; tensors of a fixed type keep it."""
 
     def changed(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return tuple(replace(tensor, dtype=new) if tensor.dtype == old else tensor for tensor in tensors)
+        return tuple(
+            replace(tensor, dtype=new) if tensor.dtype == old and not tensor.fixed else tensor for tensor in tensors
+        )
 
     return replace(spec, inputs=changed(spec.inputs), outputs=changed(spec.outputs))
