@@ -8,7 +8,8 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help serve test check bench soak clean
 
-# The engines of the model that comes along, which the server runs: made once, and again when the model has changed.
+# The engines of the model that comes along, which the server runs: made once, and made again when the model has changed,
+# or the packages that compute it.
 ENGINES := model_repository/retouch-tiny.denoiser/1/manifest.json
 MODEL := $(wildcard embedded_model/checkpoint/*/*) serve/families/pixel_edit.py serve/families/pixel_edit_unet.py
 
@@ -58,7 +59,7 @@ $(VENV)/installed-serve: pyproject.toml constraints.txt
 	@$(PIP) install -qq --constraint constraints.txt --editable .
 	@touch $@
 
-$(ENGINES): $(MODEL) | $(VENV)/installed-serve
+$(ENGINES): $(MODEL) $(VENV)/installed-serve
 	@$(VENV)/bin/retouch build-engines
 	@touch $@
 

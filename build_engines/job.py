@@ -173,6 +173,7 @@ class Job:
             precision=self.target.precision,
             weights=fingerprint.of_weights(self.part.weights),
             spec=fingerprint.of_spec(self.part.spec),
+            code=self.part.spec.code,
             versions={**versions(*PACKAGES), **library},
             architecture=_architecture(self.target),
             platform=self.target.platform,

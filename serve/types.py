@@ -146,13 +146,15 @@ class TensorSpec:
 class ComponentSpec:
     """One neural component of a family, declared once: export, engine profiles and run-time checks read it from here.
 
-    The first axis of every input and output is the batch, named `batch`.
+    The first axis of every input and output is the batch, named `batch`. code: a fingerprint of what computes it, so
+    that an engine of code that has changed is told.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     axes: tuple[Axis, ...] = field(default=())
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,17 @@
 """What a compiled component was made from, as short texts that differ where that differs."""
 
+import ast
 import hashlib
+import inspect
 import json
-from collections.abc import Iterator
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import BinaryIO
 
 from serve.types import ComponentSpec
@@ -22,10 +28,32 @@ _WEIGHT_FILES = (".safetensors", ".bin")
 
 
 def of_spec(spec: ComponentSpec) -> str:
-    """Of all that the spec declares but its name."""
-    declared = asdict(spec) | {"name": ""}
+    """Of all that the spec declares but its name and its code."""
+    declared = asdict(spec) | {"name": "", "code": ""}
     text = json.dumps(declared, default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+@cache
+def of_code(module: type) -> str:
+    """Of what a module's class computes: its statements, and those of the classes, functions and constants of the same
+    package that it names, in turn. Comments, docstrings and layout do not count, nor does what other packages do."""
+    package = module.__module__.partition(".")[0]
+    texts: dict[str, str] = {}
+    left: list[type | FunctionType] = [module]
+    while left:
+        one = left.pop()
+        name = f"{one.__module__}.{one.__qualname__}"
+        if name in texts:
+            continue
+        tree = _statements(one)
+        texts[name] = ast.unparse(tree)
+        for used, value in _named(tree, vars(sys.modules[one.__module__])):
+            if isinstance(value, type | FunctionType) and value.__module__.partition(".")[0] == package:
+                left.append(value)
+            elif isinstance(value, str | int | float | tuple):
+                texts[f"{one.__module__}.{used}"] = repr(value)
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def of_weights(folder: Path) -> str:
@@ -71,6 +99,20 @@ def _places(begin: int, end: int, samples: int) -> Iterator[int]:
     last = max(begin, end - SAMPLE_BYTES)
     for index in range(samples):
         yield begin + (last - begin) * index // max(1, samples - 1)
+
+
+def _statements(one: type | FunctionType) -> ast.Module:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def _named(tree: ast.Module, names: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in names:
+            yield node.id, names[node.id]
 
 
 def _plain(value: object) -> object:

@@ -27,6 +27,8 @@ ENGINE_FILES: dict[CompiledBackend, str] = {
     "tensorrt": "model.plan",
 }
 """What a backend loads, by the names that Triton expects."""
+MODEL_PACKAGES = ("diffusers", "transformers")
+"""Their code computes what a component's own does not."""
 FORMAT = 1
 
 
@@ -52,7 +54,7 @@ class Shapes(BaseModel):
 class Manifest(BaseModel):
     """What an engine was built from and with.
 
-    weights, spec: fingerprints (`serve.backends.fingerprint`). versions: of the libraries that took part.
+    weights, spec, code: fingerprints (`serve.backends.fingerprint`). versions: of the libraries that took part.
     architecture: of the machine it is for: `any`, or a compute capability as `sm_90`. platform: Triton's backend that
     serves it. opset: of the ONNX graph. files: sizes in bytes by name. errors: of each output against torch, or why it
     was not compared. seconds, peak_mib: that the build took.
@@ -66,6 +68,7 @@ class Manifest(BaseModel):
     precision: str
     weights: str
     spec: str
+    code: str
     versions: dict[str, str]
     architecture: str
     platform: str
@@ -111,7 +114,8 @@ class Engine:
         """The manifest of an engine that does what is asked of it.
 
         precision: that it computes in. weights: the folder that it must have been built from. architecture: of the
-        device here, empty where that does not matter. libraries: entries of `versions` that must be the same here.
+        device here, empty where that does not matter. libraries: entries of `versions` that must be the same here, as
+        those of MODEL_PACKAGES must.
 
         Raises ConfigurationError that names what differs and the command that builds the engine anew.
         """
@@ -120,10 +124,11 @@ class Engine:
             self._compare("backend", manifest.backend, backend)
             self._compare("precision", manifest.precision, precision)
             self._compare("spec", manifest.spec, fingerprint.of_spec(spec))
+            self._compare("code", manifest.code, spec.code)
             self._compare("weights", manifest.weights, fingerprint.of_weights(weights))
             if architecture:
                 self._compare("architecture", manifest.architecture, architecture)
-            for name, wanted in libraries.items():
+            for name, wanted in {**versions(*MODEL_PACKAGES), **libraries}.items():
                 self._compare(name, manifest.versions.get(name, "not told"), wanted)
             for name, size in manifest.files.items():
                 self._compare(f"size of {name}", _size(self.version / name), size)
@@ -169,7 +174,7 @@ def _size(path: Path) -> int | str:
         return "that of no file"
 
 
-def versions(*names: str) -> Mapping[str, str]:
+def versions(*names: str) -> dict[str, str]:
     """Of installed packages, by their names in the package index."""
     found: dict[str, str] = {}
     for name in names:

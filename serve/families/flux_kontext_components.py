@@ -14,6 +14,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from transformers import CLIPTextModel, T5EncoderModel
 
+from serve.backends.fingerprint import of_code
 from serve.types import Axis, ComponentSpec, DType, Size, TensorSpec
 
 RGB = 3
@@ -90,6 +91,7 @@ def text_encoder_spec(d: Dimensions) -> ComponentSpec:
         inputs=(TensorSpec("ids", "int64", ("batch", d.clip_tokens), count=d.clip_words),),
         outputs=(TensorSpec("pooled", d.dtype, ("batch", d.pooled_width)),),
         axes=(_BATCH,),
+        code=of_code(TextEncoder),
     )
 
 
@@ -100,6 +102,7 @@ def text_encoder_2_spec(d: Dimensions) -> ComponentSpec:
         inputs=(TensorSpec("ids", "int64", ("batch", d.t5_tokens), count=d.t5_words),),
         outputs=(TensorSpec("text", d.dtype, ("batch", d.t5_tokens, d.text_width)),),
         axes=(_BATCH,),
+        code=of_code(TextEncoder2),
     )
 
 
@@ -110,6 +113,7 @@ def vae_encoder_spec(d: Dimensions) -> ComponentSpec:
         inputs=(TensorSpec("pixels", d.dtype, ("batch", RGB, "height", "width")),),
         outputs=(TensorSpec("latents", d.dtype, ("batch", d.latent_channels, "latent_height", "latent_width")),),
         axes=(_BATCH, *_PIXEL_SIDES, *_scaled(_LATENT_SIDES, _PIXEL_SIDES, Fraction(1, d.cell_pixels))),
+        code=of_code(VaeEncoder),
     )
 
 
@@ -120,6 +124,7 @@ def vae_decoder_spec(d: Dimensions) -> ComponentSpec:
         inputs=(TensorSpec("latents", d.dtype, ("batch", d.latent_channels, "latent_height", "latent_width")),),
         outputs=(TensorSpec("pixels", d.dtype, ("batch", RGB, "height", "width")),),
         axes=(_BATCH, *_LATENT_SIDES, *_scaled(_PIXEL_SIDES, _LATENT_SIDES, Fraction(d.cell_pixels))),
+        code=of_code(VaeDecoder),
     )
 
 
@@ -143,6 +148,7 @@ def denoiser_spec(d: Dimensions) -> ComponentSpec:
         ),
         outputs=(TensorSpec("velocity", d.dtype, ("batch", "tokens", d.token_channels)),),
         axes=(_BATCH, _TOKENS, _REFERENCE_TOKENS, positions),
+        code=of_code(Denoiser),
     )
 
 

@@ -13,6 +13,7 @@ import transformers
 
 from serve.backends.base import Backend
 from serve.backends.checks import name_of
+from serve.backends.fingerprint import of_code
 from serve.errors import ConfigurationError
 from serve.families.base import Call, Plan, Sample, Stage, TextEncoding
 from serve.families.checkpoint import load_tokenizer, load_weights, read_json, reading
@@ -173,6 +174,7 @@ def _text_encoder_spec(config: dict[str, int], precision: DType, words: int) -> 
         ),
         outputs=(TensorSpec("text", precision, ("batch", length, config["text_dim"])),),
         axes=(Axis("batch", 1, 1, 64),),
+        code=of_code(_HiddenStates),
     )
 
 
@@ -191,4 +193,5 @@ def _denoiser_spec(config: dict[str, int], precision: DType) -> ComponentSpec:
         ),
         outputs=(TensorSpec("sample", precision, picture),),
         axes=(Axis("batch", 1, 1, 64), Axis("height", 4, 128, 384), Axis("width", 4, 128, 384)),
+        code=of_code(PixelEditUNet),
     )

@@ -170,7 +170,13 @@ def test_a_plan_is_compared_at_shapes_that_it_takes(batches: tuple[int, ...], ro
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("backend", "openvino"), ("precision", "float16"), ("weights", "0" * 32), ("spec", "0" * 32)],
+    [
+        ("backend", "openvino"),
+        ("precision", "float16"),
+        ("weights", "0" * 32),
+        ("spec", "0" * 32),
+        ("code", "0" * 32),
+    ],
 )
 def test_an_engine_that_does_not_fit_is_refused_by_the_field_that_differs(copy: ModelSettings, field: str, value: str):
     manifest = Engine(copy.model_repository, copy.id, "denoiser").version / "manifest.json"
@@ -179,6 +185,17 @@ def test_an_engine_that_does_not_fit_is_refused_by_the_field_that_differs(copy: 
         _load(copy)
     assert f"its {field} is {value}, wanted is " in str(refused.value)
     assert f"retouch build-engines --model {copy.id} --components denoiser --backend onnxruntime" in str(refused.value)
+    assert not build(copy)["denoiser"].fresh
+    _load(copy)
+
+
+@pytest.mark.parametrize("package", ["diffusers", "transformers"])
+def test_an_engine_of_another_version_of_what_computes_it_is_refused_and_made_again(copy: ModelSettings, package: str):
+    manifest = Engine(copy.model_repository, copy.id, "denoiser").version / "manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**told, "versions": {**told["versions"], package: "0.1"}}))
+    with pytest.raises(ConfigurationError, match=rf"denoiser does not fit: its {package} is 0\.1, wanted is [\d.]+; "):
+        _load(copy)
     assert not build(copy)["denoiser"].fresh
     _load(copy)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from serve.backends import fingerprint
 from serve.backends.checks import DTYPES
-from serve.backends.manifest import MANIFEST, Engine, Manifest, Shapes
+from serve.backends.manifest import MANIFEST, MODEL_PACKAGES, Engine, Manifest, Shapes, versions
 from serve.backends.tensorrt import TensorRtBackend, architecture_of
 from serve.backends.tensorrt_component import TensorRtComponent
 from serve.errors import ConfigurationError, UnsupportedParameter
@@ -89,14 +89,15 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made.engine.version.mkdir(parents=True)
     spec, onnx = spec_of(precision), folder / "model.onnx"
     exporter.export(spec, Mixer().eval().to(DTYPES[precision]), {"length": 64}, onnx)
-    versions = _compiled(tools, onnx, made, spec)
+    library = _compiled(tools, onnx, made, spec)
     manifest = Manifest(
         component="mixer",
         backend="tensorrt",
         precision=precision,
         weights=fingerprint.of_weights(weights),
         spec=fingerprint.of_spec(spec),
-        versions=versions,
+        code=spec.code,
+        versions={**versions(*MODEL_PACKAGES), **library},
         architecture=architecture_of(CUDA),
         platform="tensorrt_plan",
         opset=20,

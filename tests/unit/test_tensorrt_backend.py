@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from serve.backends import fingerprint
-from serve.backends.manifest import MANIFEST, Engine, Manifest, Shapes
+from serve.backends.manifest import MANIFEST, MODEL_PACKAGES, Engine, Manifest, Shapes, versions
 from serve.backends.tensorrt import CHUNK_BYTES, Pieces, TensorRtBackend
 from serve.backends.tensorrt_component import outside, profile_for
 from serve.backends.tensorrt_library import PACKAGES, identity, load_library, make_logger
@@ -79,13 +79,13 @@ def compiled(trt: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes,
     onnx, plan = folder / "model.onnx", folder / "model.plan"
     exporter.export(SPEC, Mixer().eval(), {"length": 16}, onnx)
     options = tools.PlanOptions(SHAPES, architecture=ARCHITECTURE)
-    versions = tools.compile_plan(onnx, plan, SPEC, options, lambda phase, share: True)
-    return plan.read_bytes(), versions
+    library = tools.compile_plan(onnx, plan, SPEC, options, lambda phase, share: True)
+    return plan.read_bytes(), library
 
 
 @pytest.fixture
 def built(trt: Any, compiled: tuple[bytes, dict[str, str]], tmp_path: Path) -> Built:
-    plan, versions = compiled
+    plan, library = compiled
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
@@ -98,7 +98,8 @@ def built(trt: Any, compiled: tuple[bytes, dict[str, str]], tmp_path: Path) -> B
         precision="float32",
         weights=fingerprint.of_weights(weights),
         spec=fingerprint.of_spec(SPEC),
-        versions=versions,
+        code=SPEC.code,
+        versions={**versions(*MODEL_PACKAGES), **library},
         architecture=ARCHITECTURE,
         platform="tensorrt_plan",
         opset=20,
