@@ -103,7 +103,7 @@ def write_plan(library: Library, spec: ComponentSpec, module: nn.Module, lengths
     onnx = plan.with_suffix(".onnx")
     try:
         exporter.export(spec, module, example_lengths(spec), onnx)
-        tools.compile_plan(onnx, plan, spec, tools.PlanOptions(shapes, library.target), lambda phase, share: True)
+        tools.compile_plan(onnx, plan, spec, tools.PlanOptions(shapes, library.target), lambda phase, share: None)
     except ConfigurationError as error:
         raise NotThere(str(error)) from None
     return shapes

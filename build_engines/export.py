@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,38 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from build_engines.inputs import random_inputs
+from build_engines.inputs import precision_of, random_inputs
 from serve.errors import ConfigurationError
 from serve.types import ComponentSpec, TensorSpec
 
 EXAMPLE_BATCH = 2
 """torch.export takes a length of 1 for a fact about the model."""
 OPSETS = {"float32": (20,), "float16": (23, 20), "bfloat16": (23, 20)}
-"""The first whose graph is well typed. 23 has attention and RMS normalisation as one node each, which matters in half
-precision; where a model mixes precisions, as T5 does, the exporter may join nodes of different types there."""
+"""The first whose graph can be used. 23 has attention and RMS normalisation as one node each, which matters in half
+precision; where a model mixes precisions, as T5 does, the exporter may join nodes of different types there, and what
+runs the graph may be too old for it."""
 LARGE_BYTES = 256 * 2**20
 """Weights beyond it go to a file of their own, as they come: a protobuf message is made in memory, several times over,
 and ends at 2 GiB."""
 
 
-def export(spec: ComponentSpec, module: nn.Module, lengths: Mapping[str, int], path: Path) -> int:
+Refusal = Callable[[Path], str | None]
+"""Why a graph cannot be used; None: it can."""
+
+
+def export(spec: ComponentSpec, module: nn.Module, lengths: Mapping[str, int], path: Path, *refusals: Refusal) -> int:
     """Write the module as `path`, and its weights beside it as `<path>.data` where they are large; the opset.
 
-    lengths: of the axes in the example that the module is traced with; none may be 1. Raises ConfigurationError.
+    lengths: of the axes in the example that the module is traced with; none may be 1. refusals: asked of each graph,
+    after ONNX's own checker. Raises ConfigurationError.
     """
     fault: str | None = None
-    for opset in OPSETS[_precision(spec)]:
+    for opset in OPSETS[precision_of(spec)]:
         _write(spec, module, lengths, path, opset)
-        fault = _fault(path)
+        fault = next(filter(None, (refusal(path) for refusal in (_ill_typed, *refusals))), None)
         if fault is None:
             return opset
-    raise ConfigurationError(f"the ONNX graph of {spec.name} is not well typed: {fault}")
+    raise ConfigurationError(f"no ONNX graph of {spec.name} can be used: {fault}")
 
 
 def _write(spec: ComponentSpec, module: nn.Module, lengths: Mapping[str, int], path: Path, opset: int) -> None:
@@ -64,18 +70,13 @@ def _write(spec: ComponentSpec, module: nn.Module, lengths: Mapping[str, int], p
     _name_axes(path, spec)
 
 
-def _fault(path: Path) -> str | None:
-    """What the checker of ONNX finds when it infers all types; None where nothing."""
+def _ill_typed(path: Path) -> str | None:
+    """What the checker of ONNX finds when it infers all types."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return next(iter(str(error).splitlines()), type(error).__name__)
     return None
-
-
-def _precision(spec: ComponentSpec) -> str:
-    """Of its outputs, of which none is of whole numbers alone."""
-    return next(tensor.dtype for tensor in spec.outputs if tensor.dtype in OPSETS)
 
 
 def _dynamic_shapes(spec: ComponentSpec) -> dict[str, dict[int, Any]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from serve.backends.checks import DTYPES, shape_of
-from serve.types import ComponentSpec
+from serve.types import ComponentSpec, DType
 
 
 def random_inputs(spec: ComponentSpec, lengths: Mapping[str, int], seed: int = 0) -> dict[str, Tensor]:
@@ -28,3 +28,8 @@ def random_inputs(spec: ComponentSpec, lengths: Mapping[str, int], seed: int = 0
 def lengths_of(spec: ComponentSpec, drawn: Mapping[str, int], batch: int) -> dict[str, int]:
     """drawn: a family's `lengths`, of which the component takes what it declares."""
     return {axis.name: batch if axis.name == "batch" else drawn[axis.name] for axis in spec.axes}
+
+
+def precision_of(spec: ComponentSpec) -> DType:
+    """That the component computes in: of its outputs, of which none is of whole numbers alone."""
+    return next(tensor.dtype for tensor in spec.outputs if DTYPES[tensor.dtype].is_floating_point)

@@ -190,7 +190,8 @@ class Job:
         self.tell("loading", None)
         module = self.part.module().eval().requires_grad_(False)
         self.tell("exporting", None)
-        opset = export(spec, module, lengths_of(spec, self.lengths[-1], 2), path)
+        refusals = (tensorrt.refusal,) if self.target.backend == "tensorrt" else ()
+        opset = export(spec, module, lengths_of(spec, self.lengths[-1], 2), path, *refusals)
         references = verify.references(spec, module, self.compared_at())
         del module
         gc.collect()
@@ -239,9 +240,8 @@ class Job:
         component = backend.opened(plan, self.part.spec, target.shapes, advice="")
         return verify.compare(component, graph.references, target.precision, backend.device)
 
-    def _told(self, phase: str, share: float) -> bool:
+    def _told(self, phase: str, share: float) -> None:
         self.tell(f"compiling: {phase.lower()}", share)
-        return True
 
     def _configure(self, folder: Path) -> None:
         """Last, so that a Triton that polls the repository finds a model that is complete."""

@@ -4,13 +4,17 @@
 the compute capabilities that it knows.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from build_engines.inputs import precision_of
+from build_engines.plan_writer import Progress, write_plan
 from serve.backends.checks import shape_of
 from serve.backends.manifest import Shapes
 from serve.backends.tensorrt_library import identity, load_library, make_logger
@@ -19,12 +23,6 @@ from serve.types import ComponentSpec
 
 RTX = "tensorrt_rtx"
 """It times nothing, and so has no use for a timing cache."""
-Progress = Callable[[str, float], bool]
-"""Is told the phase and how much of it is done, 0 to 1; answers whether to go on."""
-
-
-class Interrupted(Exception):
-    """The build was told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +45,21 @@ def compile_plan(
 
     The network is strongly typed: each tensor has the type that the graph gives it. Each static shape is a profile of
     its own, for which kernels are tuned and a CUDA graph can be recorded; the last profile takes any shape between the
-    lowest and the highest. Raises ConfigurationError: TensorRT refuses the graph or the architecture, or fails.
+    lowest and the highest. Raises ConfigurationError: TensorRT refuses the graph or the architecture, or fails. Raises
+    OSError, and what `progress` does.
     """
     trt = load_library()
     logger = make_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx)):
-        faults = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-        raise ConfigurationError(f"TensorRT cannot read {onnx}: {faults or logger.told()}")
+    network, fault = _parsed(trt, builder, onnx, logger)
+    if fault is not None:
+        raise ConfigurationError(fault)
     _allow_decomposed_attention(trt, network)
     config = builder.create_builder_config()
     _target(trt, config, options.architecture)
     _allow_recording(trt, config)
+    if precision_of(spec) == "float32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, it computes with 10 bits of the 23
     for low, best, high in _profiles(options.shapes):
         profile = builder.create_optimization_profile()
         for tensor in spec.inputs:
@@ -68,13 +67,9 @@ def compile_plan(
         config.add_optimization_profile(profile)
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    cache = _TimingCache(config, None if trt.__name__ == RTX else options.timing_cache)
-    monitor = _monitor(trt, progress)
-    config.progress_monitor = monitor
+    cache = TimingCache(config, None if trt.__name__ == RTX else options.timing_cache)
     with plan.open("wb") as file:
-        done = builder.build_serialized_network_to_stream(network, config, _writer(trt, file))
-    if monitor.stopped:
-        raise Interrupted
+        done = write_plan(trt, builder, network, config, file, progress)
     if not done:
         raise ConfigurationError(f"TensorRT cannot compile {spec.name}: {logger.told()}")
     cache.save()
@@ -99,6 +94,16 @@ def shapes_of(spec: ComponentSpec, drawn: Sequence[Mapping[str, int]], batches: 
     return Shapes(static=static if names else (), low=low, high=high)
 
 
+def refusal(onnx: Path) -> str | None:
+    """Why TensorRT's parser does not take a graph; None: it does.
+
+    Opset 23's `Attention` it knows from 10.14 on, `RMSNormalization` from 10.15 (CHANGELOG.md of NVIDIA/TensorRT).
+    """
+    trt = load_library()
+    logger = make_logger(trt)
+    return _parsed(trt, trt.Builder(logger), onnx, logger)[1]
+
+
 def identity_here() -> dict[str, str]:
     """What plans are built with here, as a manifest tells it. Raises ConfigurationError."""
     return identity(load_library())
@@ -109,6 +114,17 @@ def architecture_here() -> str:
     if not torch.cuda.is_available():
         raise ConfigurationError("there is no GPU here to build for; name its kind with --architecture, as in sm_89")
     return "sm_{}{}".format(*torch.cuda.get_device_capability())
+
+
+def _parsed(trt: Any, builder: Any, onnx: Path, logger: Any) -> tuple[Any, str | None]:
+    """The network, and what is wrong with the graph."""
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse_from_file(str(onnx)):
+        return network, None
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    faults = "; ".join(f"{error.node_operator()}: {error.desc()}" for error in errors)
+    return network, f"TensorRT {trt.__version__} cannot read {onnx}: {faults or logger.told()}"
 
 
 def _profiles(shapes: Shapes) -> Iterator[tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]]:
@@ -152,87 +168,35 @@ def _allow_decomposed_attention(trt: Any, network: Any) -> None:
             layer.attention.decomposable = True
 
 
-class _TimingCache:
+class TimingCache:
+    """What earlier builds have timed. It saves time and nothing else, so no build fails because of it."""
+
     def __init__(self, config: Any, path: Path | None) -> None:
         self._config, self._path = config, path
         if path is not None:
-            known = path.read_bytes() if path.is_file() else b""
-            cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
-            config.set_timing_cache(cache, ignore_mismatch=False)
+            known = _content(path)
+            cache = config.create_timing_cache(known) if known else None
+            # One of another library or GPU is not taken.
+            if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+                config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
     def save(self) -> None:
+        """Under a name of its own first: several builds may end at once."""
         cache = self._config.get_timing_cache() if self._path is not None else None
-        if cache is not None and self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            written = self._path.with_suffix(".new")
-            written.write_bytes(memoryview(cache.serialize()))
-            written.replace(self._path)
+        if cache is None or self._path is None:
+            return
+        with suppress(OSError):
+            file, name = tempfile.mkstemp(prefix=self._path.name, dir=self._path.parent)
+            try:
+                with open(file, "wb") as written:
+                    written.write(memoryview(cache.serialize()))
+                Path(name).replace(self._path)
+            finally:
+                Path(name).unlink(missing_ok=True)
 
 
-@dataclass
-class _Phase:
-    parent: str | None
-    steps: int
-    done: int = 0
-
-
-@dataclass
-class _Phases:
-    """What the builder works on. Phases nest; the share of the outermost is told."""
-
-    progress: Progress
-    phases: dict[str, _Phase] = field(default_factory=dict[str, _Phase])
-    stopped: bool = False
-
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        self.phases[name] = _Phase(parent, steps)
-        self._tell(name)
-
-    def step(self, name: str, step: int) -> bool:
-        self.phases[name].done = step + 1
-        return self._tell(name)
-
-    def finish(self, name: str) -> None:
-        self.phases.pop(name, None)
-
-    def _tell(self, name: str) -> bool:
-        while (parent := self.phases[name].parent) is not None and parent in self.phases:
-            name = parent
-        phase = self.phases[name]
-        self.stopped = self.stopped or not self.progress(name, phase.done / max(1, phase.steps))
-        return not self.stopped
-
-
-def _monitor(trt: Any, progress: Progress) -> Any:
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._phases = _Phases(progress)
-
-        @property
-        def stopped(self) -> bool:
-            return self._phases.stopped
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._phases.start(phase_name, parent_phase, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return self._phases.step(phase_name, step)
-
-        def phase_finish(self, phase_name: str) -> None:
-            self._phases.finish(phase_name)
-
-    return Monitor()
-
-
-def _writer(trt: Any, file: Any) -> Any:
-    """A plan goes to the disk as it is made: one of 24 GB need not be held in memory."""
-
-    class Writer(trt.IStreamWriter):
-        def __init__(self) -> None:
-            trt.IStreamWriter.__init__(self)
-
-        def write(self, data: bytes) -> int:
-            return file.write(data)
-
-    return Writer()
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

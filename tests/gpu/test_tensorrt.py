@@ -117,7 +117,7 @@ def _compiled(tools: Any, onnx: Path, made: Built, spec: ComponentSpec) -> dict[
         library = tools.load_library().__name__
         target = architecture_of(CUDA) if library == "tensorrt_rtx" else ""
         options = tools.PlanOptions(SHAPES, architecture=target)
-        return tools.compile_plan(onnx, made.engine.file("tensorrt"), spec, options, lambda phase, share: True)
+        return tools.compile_plan(onnx, made.engine.file("tensorrt"), spec, options, lambda phase, share: None)
     except ConfigurationError as error:
         pytest.skip(str(error))
 
