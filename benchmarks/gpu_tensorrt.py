@@ -90,7 +90,7 @@ def engine_of(
         raise NotThere(f"{library.trt.__name__} cannot load its plan: {logger.told()}")
     try:
         lane = components.Lane(device, recorded=True)
-        return components.TensorRtComponent(spec, library.trt, engine, logger, shapes, lane, "")
+        return components.TensorRtComponent(spec, library.trt, engine, logger, shapes, lane, lambda asked: "")
     except components.Unusable as error:
         raise NotThere(str(error)) from None
 
@@ -99,7 +99,7 @@ def write_plan(library: Library, spec: ComponentSpec, module: nn.Module, lengths
     """The shapes that the plan is for. module: on the CPU. Raises NotThere."""
     tools, exporter = _imported("build_engines.tensorrt"), _imported("build_engines.export")
     drawn = {name: length for name, length in lengths.items() if name != "batch"}
-    shapes = tools.shapes_of(spec, [drawn], [lengths["batch"]])
+    shapes = _imported("build_engines.profiles").shapes_of(spec, [drawn], [lengths["batch"]])
     onnx = plan.with_suffix(".onnx")
     try:
         exporter.export(spec, module, example_lengths(spec), onnx)

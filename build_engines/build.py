@@ -9,10 +9,12 @@ import transformers
 from build_engines import tensorrt
 from build_engines.job import Built, Job, Target
 from build_engines.parts import parts_of
+from build_engines.profiles import refuse_pictures, tuned
 from build_engines.triton_config import Platform
 from serve.backends import component_settings
-from serve.backends.manifest import ENGINE_FILES, CompiledBackend, Shapes, behind_triton
+from serve.backends.manifest import ANY_MACHINE, ENGINE_FILES, CompiledBackend, behind_triton
 from serve.backends.onnxruntime import refuse_precision
+from serve.backends.shapes import Asked, Shapes
 from serve.errors import ConfigurationError
 from serve.families import check_components, components_of, facts_of
 from serve.families.base import Family
@@ -34,16 +36,16 @@ class Wish:
     """What to build; what is empty is as the model's settings have it.
 
     components: by name; empty is all that run on compiled engines. sizes: (width, height) of the pictures drawn that a
-    plan is tuned for; it takes others up to the largest. references: counts of pictures read beside the canvas, each
-    as large as it. batches: likewise. architecture: see `Target`. python: for a Triton server that has its Python
-    backend alone.
+    plan is tuned for. references: counts of pictures read beside the one drawn, likewise, of which a plan takes no more
+    than the largest; empty is none and one. batches: of the denoiser, likewise. architecture: of the GPU that a plan is
+    for, as `sm_89`; empty is this machine's. python: for a Triton server that has its Python backend alone.
     """
 
     components: tuple[str, ...] = ()
     backend: CompiledBackend | None = None
     precision: Precision | None = None
     sizes: tuple[Size, ...] = ((1024, 1024), (512, 512))
-    references: tuple[int, ...] = (0,)
+    references: tuple[int, ...] = ()
     batches: tuple[int, ...] = ()
     architecture: str = ""
     python: bool = False
@@ -52,8 +54,9 @@ class Wish:
 def build_model(model: ModelSettings, wish: Wish, report: Report) -> list[Built]:
     """Build what is not up to date. An interrupted build leaves the engine that was there.
 
-    Raises ConfigurationError: the weights, a component, the precision or the backend is none, there is not enough disk
-    or memory, or an engine does not compute what torch does.
+    All that can be told beforehand is refused before the first component is built. Raises ConfigurationError: the
+    weights, a component, the precision, the backend, a size or the GPU is none, there is not enough disk or memory, or
+    an engine does not compute what torch does.
     """
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
@@ -64,7 +67,10 @@ def build_model(model: ModelSettings, wish: Wish, report: Report) -> list[Built]
             f"model {model.id} runs on {model.backend}, which needs no engines; name one of "
             f"{', '.join(ENGINE_FILES)} with --backend"
         )
-    return [_job(model, name, wish, report).run() for name in names]
+    jobs = [_job(model, name, wish, report) for name in names]
+    for job in jobs:
+        job.check()
+    return [job.run() for job in jobs]
 
 
 def _backend(model: ModelSettings, component: str, wish: Wish) -> CompiledBackend | None:
@@ -79,15 +85,16 @@ def _backend(model: ModelSettings, component: str, wish: Wish) -> CompiledBacken
 def _job(model: ModelSettings, component: str, wish: Wish, report: Report) -> Job:
     backend, precision = _asked(model, component, wish)
     family, parts = parts_of(model, "float32" if backend == "openvino" else precision)
-    part = parts[component]
-    batches = wish.batches or tuple(sorted({1, model.max_batch}))
-    shapes = _shapes(family, part.spec, wish, batches) if backend == "tensorrt" else Shapes()
-    platform = "python" if wish.python else PLATFORMS[backend]
-    unit = facts_of(model).multiple
+    part, facts = parts[component], facts_of(model)
+    if backend == "tensorrt":
+        shapes, architecture = _shapes(model, part.spec, family, wish), tensorrt.target_of(wish.architecture)
+    else:
+        shapes, architecture = Shapes(), ANY_MACHINE
+    unit = facts.multiple
     return Job(
         model=model,
         part=part,
-        target=Target(backend, precision, platform, shapes, wish.architecture),
+        target=Target(backend, precision, "python" if wish.python else PLATFORMS[backend], architecture, shapes),
         lengths=(
             family.lengths((3 * unit, 3 * unit), ()),
             family.lengths((4 * unit, 6 * unit), ((6 * unit, 4 * unit),)),
@@ -103,9 +110,17 @@ def _asked(model: ModelSettings, component: str, wish: Wish) -> tuple[CompiledBa
         raise ConfigurationError(f"{component} of {model.id} runs on {own.backend}, which needs no engine")
     if backend == "onnxruntime":
         refuse_precision(precision)
+    elif wish.python:
+        raise ConfigurationError(f"--python is for the backend onnxruntime alone; {component} is built for {backend}")
     return backend, precision
 
 
-def _shapes(family: Family, spec: ComponentSpec, wish: Wish, batches: tuple[int, ...]) -> Shapes:
-    drawn = [family.lengths(size, (size,) * count) for size in wish.sizes for count in wish.references]
-    return tensorrt.shapes_of(spec, drawn, batches)
+def _shapes(model: ModelSettings, spec: ComponentSpec, family: Family, wish: Wish) -> Shapes:
+    facts = facts_of(model)
+    asked = Asked(
+        sizes=wish.sizes,
+        references=wish.references or ((0, 1) if facts.max_images > 1 else (0,)),
+        batches=wish.batches or tuple(sorted({1, model.max_batch})),
+    )
+    refuse_pictures(model.id, facts, asked)
+    return tuned(spec, family.lengths, facts, asked)

@@ -30,6 +30,15 @@ def lengths_of(spec: ComponentSpec, drawn: Mapping[str, int], batch: int) -> dic
     return {axis.name: batch if axis.name == "batch" else drawn[axis.name] for axis in spec.axes}
 
 
+def complete(spec: ComponentSpec, lengths: Mapping[str, int]) -> dict[str, int]:
+    """With the lengths of the axes that follow from those given."""
+    found = dict(lengths)
+    for axis in spec.axes:
+        if axis.of:
+            found[axis.name] = int(axis.ratio * sum(lengths[name] for name in axis.of) + axis.plus)
+    return found
+
+
 def precision_of(spec: ComponentSpec) -> DType:
     """That the component computes in: of its outputs, of which none is of whole numbers alone."""
     return next(tensor.dtype for tensor in spec.outputs if DTYPES[tensor.dtype].is_floating_point)

@@ -10,38 +10,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from build_engines import tensorrt, triton_config, verify
+from build_engines import on_gpu, tensorrt, triton_config, verify
 from build_engines.export import export
-from build_engines.inputs import lengths_of
+from build_engines.inputs import lengths_of, precision_of
 from build_engines.parts import Part
+from build_engines.room import refuse_small_machine, room_for
 from build_engines.triton_config import PYTHON_MODEL, Platform
 from serve.backends import fingerprint
 from serve.backends.base import Component
+from serve.backends.checks import DTYPES
 from serve.backends.manifest import (
+    ANY_MACHINE,
     ENGINE_FILES,
     MANIFEST,
     CompiledBackend,
     Engine,
     Error,
     Manifest,
-    Shapes,
     triton_name,
     versions,
 )
 from serve.backends.memory import memory_of
+from serve.backends.shapes import Shapes
 from serve.cpus import usable_cpus
 from serve.errors import ConfigurationError
 from serve.settings import ModelSettings, Precision
 from serve.types import ComponentSpec
 
 PACKAGES = ("retouch", "torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
-COPIES_IN_MEMORY: dict[CompiledBackend, float] = {"onnxruntime": 2.2, "openvino": 2.2, "tensorrt": 4.4}
-"""Of a component's weights at the most. TensorRT for RTX took 4.3 for a transformer of 1.1 GB (tests/slow)."""
-COPIES_ON_DISK: dict[CompiledBackend, float] = {"onnxruntime": 1.2, "openvino": 1.2, "tensorrt": 2.4}
 COMPARED_ROWS = 3
 TIMING_CACHE = ".timing.cache"
 _BUILDING = ".building-"
@@ -56,15 +55,15 @@ Tell = Callable[[str, float | None], None]
 class Target:
     """What to make of a component.
 
-    precision: of the arithmetic; `Part.spec` has that of the tensors. platform: Triton's backend. shapes: that a plan
-    is tuned for. architecture: of the GPU, as `sm_89`; empty is the one of this machine.
+    precision: of the arithmetic; `Part.spec` has that of the tensors. platform: Triton's backend. architecture: of the
+    machine that it is for, as manifests tell it. shapes: that a plan is tuned for.
     """
 
     backend: CompiledBackend
     precision: Precision
     platform: Platform
+    architecture: str = ANY_MACHINE
     shapes: Shapes = field(default_factory=Shapes)
-    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +86,27 @@ class Job:
     lengths: tuple[Mapping[str, int], ...]
     tell: Tell
 
+    @property
+    def engine(self) -> Engine:
+        return Engine(self.model.model_repository, self.model.id, self.part.spec.name)
+
+    def check(self) -> None:
+        """Raises ConfigurationError: there is no room to build it, and it is not up to date."""
+        with _disk_faults(self.model.model_repository):
+            self.engine.folder.mkdir(parents=True, exist_ok=True)
+            if self._up_to_date(self.engine) is None:
+                self._refuse_small_machine()
+
     def run(self) -> Built:
         """Raises ConfigurationError, and leaves the engine that was there."""
-        name = self.part.spec.name
-        engine = Engine(self.model.model_repository, self.model.id, name)
+        engine = self.engine
         with _disk_faults(self.model.model_repository):
             engine.folder.mkdir(parents=True, exist_ok=True)
             with self._alone(engine.folder):
                 manifest = self._up_to_date(engine)
                 made = manifest or self._build(engine)
                 self._configure(engine.folder)
-        return Built(name, manifest is not None, made, engine.folder)
+        return Built(self.part.spec.name, manifest is not None, made, engine.folder)
 
     @contextmanager
     def _alone(self, folder: Path) -> Generator[None]:
@@ -119,7 +128,7 @@ class Job:
         libraries = tensorrt.identity_here() if target.backend == "tensorrt" else {}
         try:
             found = engine.checked(
-                target.backend, target.precision, self.part.spec, self.part.weights, _architecture(target), libraries
+                target.backend, target.precision, self.part.spec, self.part.weights, target.architecture, libraries
             )
         except ConfigurationError:
             return None
@@ -130,7 +139,7 @@ class Job:
         return found
 
     def _build(self, engine: Engine) -> Manifest:
-        self._refuse_small_machine(engine.folder)
+        self._refuse_small_machine()
         for left in engine.folder.glob(f"{_BUILDING}*"):  # by a build that was killed
             shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=engine.folder))
@@ -143,18 +152,10 @@ class Job:
             shutil.rmtree(folder, ignore_errors=True)
         return manifest
 
-    def _refuse_small_machine(self, folder: Path) -> None:
-        """Before an hour is spent."""
-        weights = sum(path.stat().st_size for path in self.part.weights.iterdir() if path.is_file())
-        free = {"memory": psutil.virtual_memory().available, "disk": shutil.disk_usage(folder).free}
-        backend = self.target.backend
-        copies = {"memory": COPIES_IN_MEMORY[backend], "disk": COPIES_ON_DISK[backend]}
-        for what, found in free.items():
-            if copies[what] * weights > found:
-                raise ConfigurationError(
-                    f"the build of {self.part.spec.name} needs {copies[what] * weights / 1e9:.2f} GB of {what}; "
-                    f"{found / 1e9:.2f} GB are free"
-                )
+    def _refuse_small_machine(self) -> None:
+        spec, weights = self.part.spec, self.part.weights
+        needed = room_for(self.target.backend, fingerprint.numbers_in(weights) * DTYPES[precision_of(spec)].itemsize)
+        refuse_small_machine(spec.name, needed, self.engine.folder, memory_of(_CPU))
 
     def _made(self, folder: Path) -> Manifest:
         """The files, but the manifest itself, in the folder."""
@@ -175,7 +176,7 @@ class Job:
             spec=fingerprint.of_spec(self.part.spec),
             code=self.part.spec.code,
             versions={**versions(*PACKAGES), **library},
-            architecture=_architecture(self.target),
+            architecture=self.target.architecture,
             platform=self.target.platform,
             opset=graph.opset,
             shapes=self.target.shapes,
@@ -193,13 +194,15 @@ class Job:
         refusals = (tensorrt.refusal,) if self.target.backend == "tensorrt" else ()
         opset = export(spec, module, lengths_of(spec, self.lengths[-1], 2), path, *refusals)
         references = verify.references(spec, module, self.compared_at())
+        if self._runs_here() and self.target.shapes.static:
+            references += on_gpu.references(spec, module, self.target.shapes.static[:1])
         del module
         gc.collect()
         return _Graph(path, opset, references)
 
     def compared_at(self) -> list[dict[str, int]]:
         """Lengths of all axes that outputs are compared at: one row, and as many more as the engine takes."""
-        rows = min(COMPARED_ROWS, self.target.shapes.high.get("batch", COMPARED_ROWS))
+        rows = min(COMPARED_ROWS, self.target.shapes.rows or COMPARED_ROWS)
         return [lengths_of(self.part.spec, each, batch) for batch, each in zip((1, rows), self.lengths, strict=True)]
 
     def _compared(self, graph: "_Graph", runtime: CompiledBackend, precision: Precision) -> dict[str, Error]:
@@ -212,9 +215,11 @@ class Job:
         """Where the plan is not for this machine's GPU, the graph that it is made of is compared, before an hour goes
         into it. Answers what the library calls itself as well."""
         plan = folder / ENGINE_FILES["tensorrt"]
-        if _runs_here(self.target):
+        if self._runs_here():
             library = self._compile(graph, plan)
-            return self._run(plan, graph), library
+            self.tell("comparing with torch", None)
+            target, spec = self.target, self.part.spec
+            return on_gpu.compare(plan, spec, target.shapes, target.precision, graph.references), library
         runtime: CompiledBackend = "openvino" if self.target.precision == "bfloat16" else "onnxruntime"
         found = self._compared(graph, runtime, "float32")
         told = ", ".join(f"{name} {error.measured:.2g}" for name, error in found.items())
@@ -230,15 +235,8 @@ class Job:
             path.unlink()
         return library
 
-    def _run(self, plan: Path, graph: "_Graph") -> dict[str, Error]:
-        """On this machine's GPU."""
-        from serve.backends.tensorrt import TensorRtBackend  # noqa: PLC0415  # It needs a GPU.
-
-        self.tell("comparing with torch", None)
-        target, model = self.target, self.model
-        backend = TensorRtBackend(model.model_repository, model.id, "cuda", target.precision)
-        component = backend.opened(plan, self.part.spec, target.shapes, advice="")
-        return verify.compare(component, graph.references, target.precision, backend.device)
+    def _runs_here(self) -> bool:
+        return self.target.architecture == tensorrt.architecture_here()
 
     def _told(self, phase: str, share: float) -> None:
         self.tell(f"compiling: {phase.lower()}", share)
@@ -271,16 +269,6 @@ def _opened(path: Path, runtime: CompiledBackend, spec: ComponentSpec, precision
     from serve.backends import onnxruntime  # noqa: PLC0415
 
     return onnxruntime.opened(path, spec, usable_cpus())
-
-
-def _architecture(target: Target) -> str:
-    if target.backend != "tensorrt":
-        return "any"
-    return target.architecture or tensorrt.architecture_here()
-
-
-def _runs_here(target: Target) -> bool:
-    return torch.cuda.is_available() and _architecture(target) == tensorrt.architecture_here()
 
 
 def _put(folder: Path, place: Path) -> None:

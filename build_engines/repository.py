@@ -13,20 +13,20 @@ from itertools import zip_longest
 from pathlib import Path
 
 from build_engines.parts import parts_of
-from build_engines.tensorrt import shapes_of
-from build_engines.triton_config import Platform, config_text
-from serve.backends.manifest import Shapes, triton_name
+from build_engines.profiles import tuned
+from build_engines.triton_config import NO_SHAPES, Platform, config_text
+from serve.backends.manifest import triton_name
+from serve.backends.shapes import Asked, Shapes
+from serve.families import FAMILIES
 from serve.families.flux_kontext_components import Dimensions, specs
 from serve.settings import embedded_model
-from serve.types import ComponentSpec, Size
+from serve.types import ComponentSpec
 
 REPOSITORY = embedded_model().model_repository
 CONFIG = "config.pbtxt"
 
 FLUX_KONTEXT = "flux-kontext"
-FLUX_KONTEXT_BATCHES = (1, 4)
-"""The denoiser runs whole batches, everything else one row at a time, as the bytes of a plan's row depend on both."""
-FLUX_KONTEXT_SIZES: tuple[Size, ...] = ((1024, 1024), (512, 512))
+FLUX_KONTEXT_ASKED = Asked(sizes=((1024, 1024), (512, 512)), references=(0, 1), batches=(1, 4))
 FLUX_KONTEXT_DIMENSIONS = Dimensions(
     dtype="bfloat16",
     latent_channels=16,
@@ -66,15 +66,13 @@ def _embedded() -> Iterator[tuple[str, str]]:
 
 
 def _flux_kontext() -> Iterator[tuple[str, str]]:
-    drawn = [FLUX_KONTEXT_DIMENSIONS.lengths(size, ()) for size in FLUX_KONTEXT_SIZES]
+    facts = FAMILIES["flux_kontext"].facts
     for spec in specs(FLUX_KONTEXT_DIMENSIONS):
-        shapes = shapes_of(spec, drawn, FLUX_KONTEXT_BATCHES)
+        shapes = tuned(spec, FLUX_KONTEXT_DIMENSIONS.lengths, facts, FLUX_KONTEXT_ASKED)
         yield _configuration(FLUX_KONTEXT, spec, "tensorrt_plan", shapes)
 
 
-def _configuration(
-    model: str, spec: ComponentSpec, platform: Platform, shapes: Shapes | None = None
-) -> tuple[str, str]:
+def _configuration(model: str, spec: ComponentSpec, platform: Platform, shapes: Shapes = NO_SHAPES) -> tuple[str, str]:
     name = triton_name(model, spec.name)
     return f"{name}/{CONFIG}", config_text(name, spec, platform, shapes)
 

@@ -5,7 +5,7 @@ the compute capabilities that it knows.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from build_engines.inputs import precision_of
+from build_engines.inputs import complete, precision_of
 from build_engines.plan_writer import Progress, write_plan
 from serve.backends.checks import shape_of
-from serve.backends.manifest import Shapes
+from serve.backends.shapes import Shapes
 from serve.backends.tensorrt_library import identity, load_library, make_logger
 from serve.errors import ConfigurationError
 from serve.types import ComponentSpec
@@ -27,9 +27,8 @@ RTX = "tensorrt_rtx"
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """shapes: without the batch's static entries this is all one dynamic profile. workspace_bytes: scratch memory that
-    kernels may be chosen with. timing_cache: a file, read and written; what was timed once is not timed again.
-    architecture: as `sm_89`; empty is the GPU here.
+    """workspace_bytes: scratch memory that kernels may be chosen with. timing_cache: a file, read and written; what was
+    timed once is not timed again. architecture: that TensorRT for RTX builds for, as `sm_89`; empty is the GPU here.
     """
 
     shapes: Shapes
@@ -44,9 +43,9 @@ def compile_plan(
     """Write `plan`; what took part in it, by name, as the manifest tells it.
 
     The network is strongly typed: each tensor has the type that the graph gives it. Each static shape is a profile of
-    its own, for which kernels are tuned and a CUDA graph can be recorded; the last profile takes any shape between the
-    lowest and the highest. Raises ConfigurationError: TensorRT refuses the graph or the architecture, or fails. Raises
-    OSError, and what `progress` does.
+    its own, for which kernels are tuned and a CUDA graph can be recorded; those of the ranges come after. Raises
+    ConfigurationError: TensorRT refuses the graph or the architecture, or fails. Raises OSError, and what `progress`
+    does.
     """
     trt = load_library()
     logger = make_logger(trt)
@@ -60,7 +59,7 @@ def compile_plan(
     _allow_recording(trt, config)
     if precision_of(spec) == "float32":
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, it computes with 10 bits of the 23
-    for low, best, high in _profiles(options.shapes):
+    for low, best, high in _profiles(spec, options.shapes):
         profile = builder.create_optimization_profile()
         for tensor in spec.inputs:
             profile.set_shape(tensor.name, *(shape_of(tensor, lengths) for lengths in (low, best, high)))
@@ -74,24 +73,6 @@ def compile_plan(
         raise ConfigurationError(f"TensorRT cannot compile {spec.name}: {logger.told()}")
     cache.save()
     return identity(trt)
-
-
-def shapes_of(spec: ComponentSpec, drawn: Sequence[Mapping[str, int]], batches: Sequence[int]) -> Shapes:
-    """Static shapes for each size at each batch, and the range from the smallest lengths declared to the largest here.
-
-    drawn: the lengths of all axes but the batch, of each size, the most important one first.
-    """
-    names = [axis.name for axis in spec.axes if axis.name != "batch"]
-    sizes = list(dict.fromkeys(tuple(lengths[name] for name in names) for lengths in drawn))
-    known = [dict(zip(names, size, strict=True)) for size in sizes]
-    static = tuple({**lengths, "batch": batch} for lengths in known for batch in batches)
-    high = {name: max(lengths[name] for lengths in known) for name in names} | {"batch": max(batches)}
-    low = {axis.name: min(axis.min, high[axis.name]) for axis in spec.axes}
-    for axis in spec.axes:  # what follows from other axes does so at both ends
-        if axis.of:
-            low[axis.name] = int(axis.ratio * sum(low[name] for name in axis.of) + axis.plus)
-            high[axis.name] = int(axis.ratio * sum(high[name] for name in axis.of) + axis.plus)
-    return Shapes(static=static if names else (), low=low, high=high)
 
 
 def refusal(onnx: Path) -> str | None:
@@ -109,11 +90,24 @@ def identity_here() -> dict[str, str]:
     return identity(load_library())
 
 
-def architecture_here() -> str:
-    """Of this machine's GPU, as `sm_90`. Raises ConfigurationError: there is none."""
-    if not torch.cuda.is_available():
+def target_of(architecture: str) -> str:
+    """The GPU to build for, as `sm_90`: the one that is named, or this machine's. Raises ConfigurationError: there is
+    none, or the library does not build for it."""
+    trt = load_library()
+    here = architecture_here()
+    wanted = architecture or here
+    if wanted is None:
         raise ConfigurationError("there is no GPU here to build for; name its kind with --architecture, as in sm_89")
-    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+    if trt.__name__ == RTX:
+        _capability(trt, wanted)
+    elif wanted != here:
+        raise ConfigurationError(f"tensorrt builds for the GPU of this machine, {here or 'none'}, not for {wanted}")
+    return wanted
+
+
+def architecture_here() -> str | None:
+    """Of this machine's GPU, as `sm_90`."""
+    return "sm_{}{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
 
 
 def _parsed(trt: Any, builder: Any, onnx: Path, logger: Any) -> tuple[Any, str | None]:
@@ -127,26 +121,31 @@ def _parsed(trt: Any, builder: Any, onnx: Path, logger: Any) -> tuple[Any, str |
     return network, f"TensorRT {trt.__version__} cannot read {onnx}: {faults or logger.told()}"
 
 
-def _profiles(shapes: Shapes) -> Iterator[tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]]:
-    """Lowest, best and highest lengths of each; the best of the range is what matters most, the first static shape."""
+def _profiles(
+    spec: ComponentSpec, shapes: Shapes
+) -> Iterator[tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]]:
+    """Lowest, best and highest lengths of each; best in a range is what matters most, the first static shape, or what
+    comes nearest to it."""
     for lengths in shapes.static:
         yield lengths, lengths, lengths
-    best = shapes.static[0] if shapes.static else shapes.high
-    yield shapes.low, best, shapes.high
+    for one in shapes.ranges:
+        best = shapes.static[0] if shapes.static else one.high
+        yield one.low, complete(spec, {name: min(best[name], high) for name, high in one.high.items()}), one.high
+
+
+def _capability(trt: Any, architecture: str) -> Any:
+    capability = getattr(trt.ComputeCapability, architecture.replace("_", "").upper(), None)
+    if capability is None:
+        names = ", ".join(name for name in dir(trt.ComputeCapability) if name.startswith("SM"))
+        raise ConfigurationError(f"{trt.__name__} cannot build for {architecture}; it builds for {names}")
+    return capability
 
 
 def _target(trt: Any, config: Any, architecture: str) -> None:
     """Only TensorRT for RTX can be told another GPU than the one that is there."""
-    if not architecture:
-        return
-    known = getattr(trt, "ComputeCapability", None)
-    capability = getattr(known, architecture.replace("_", "").upper(), None)
-    if capability is None:
-        names = [name for name in dir(known) if name.startswith("SM")] if known else []
-        can = f"for {', '.join(names)}" if names else "for the GPU of this machine alone; leave --architecture out"
-        raise ConfigurationError(f"{trt.__name__} cannot build for {architecture}; it builds {can}")
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(capability, 0)
+    if architecture and trt.__name__ == RTX:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(_capability(trt, architecture), 0)
 
 
 def _allow_recording(trt: Any, config: Any) -> None:

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from google.protobuf import text_format
 
-from serve.backends.manifest import ENGINE_FILES, VERSION, Shapes
-from serve.backends.triton_words import DATATYPES, RUNTIME, configs, dims, may_be_joined
+from build_engines.inputs import complete
+from serve.backends.manifest import ENGINE_FILES, VERSION
+from serve.backends.shapes import Shapes
+from serve.backends.triton_words import DATATYPES, RUNTIME, SHAPES, configs, dims, may_be_joined
 from serve.types import ComponentSpec, TensorSpec
 
 Platform = Literal["tensorrt_plan", "onnxruntime", "openvino", "python"]
@@ -38,19 +40,20 @@ _WIDTH = 118
 _BLOCK = re.compile(r"^(?P<indent> *)(?P<name>\w+) \{\n(?P<body>(?:(?P=indent)  \S.*\n)*)(?P=indent)\}\n", re.MULTILINE)
 """One without blocks over several lines in it."""
 
+NO_SHAPES = Shapes()
+
 ModelConfig = configs.ModelConfig
 
 
 def config_text(
-    name: str, spec: ComponentSpec, platform: Platform, shapes: Shapes | None = None, threads: int = 0
+    name: str, spec: ComponentSpec, platform: Platform, shapes: Shapes = NO_SHAPES, threads: int = 0
 ) -> str:
     """The text of the component's `config.pbtxt`.
 
-    name: of the model in the repository (`triton_name`). shapes: that a plan was compiled for; None is one dynamic
-    profile, of as many rows as are declared. threads: of a CPU backend; 0 leaves the number to it.
+    name: of the model in the repository (`triton_name`). shapes: that a plan was compiled for; without
+    ranges it takes what is declared. threads: of a CPU backend; 0 leaves the number to it.
     """
-    built_for = shapes.high.get("batch") if shapes else None
-    max_batch: int = built_for or _axes(spec)["batch"].max
+    max_batch: int = shapes.rows or _axes(spec)["batch"].max
     sections = (
         _identity(name, platform, max_batch),
         _tensors(spec),
@@ -58,7 +61,7 @@ def config_text(
         _batching(spec, platform, max_batch),
         _instances(platform, shapes),
         _warmup(spec, platform, shapes),
-        _parameters(platform, threads),
+        _parameters(platform, shapes, threads),
     )
     return "\n".join(_written(comment, config) for comment, config in sections if comment)
 
@@ -132,7 +135,7 @@ def _no_batching(spec: ComponentSpec, platform: Platform, max_batch: int) -> str
     return "No dynamic_batching: " + ("requests are of one row." if max_batch == 1 else "model.py runs one at a time.")
 
 
-def _instances(platform: Platform, shapes: Shapes | None) -> tuple[str, Any]:
+def _instances(platform: Platform, shapes: Shapes) -> tuple[str, Any]:
     config = ModelConfig()
     group = config.instance_group.add(count=1)
     if platform != "tensorrt_plan":
@@ -140,13 +143,14 @@ def _instances(platform: Platform, shapes: Shapes | None) -> tuple[str, Any]:
         return "One instance: its kernels use all threads, and a second one would take them from it.", config
     group.kind = configs.ModelInstanceGroup.KIND_GPU
     comment = "One instance a GPU: a second would hold its working memory again, and a call fills the GPU."
-    if shapes is not None and shapes.static:
-        group.profile.extend(str(index) for index in range(len(shapes.static) + 1))
-        comment += " The profiles of one shape each come first, the last one takes every other shape."
+    profiles = len(shapes.static) + len(shapes.ranges)
+    if profiles > 1:
+        group.profile.extend(str(index) for index in range(profiles))
+        comment += " The profiles of one shape each come first, then those that take every other shape."
     return comment, config
 
 
-def _warmup(spec: ComponentSpec, platform: Platform, shapes: Shapes | None) -> tuple[str, Any]:
+def _warmup(spec: ComponentSpec, platform: Platform, shapes: Shapes) -> tuple[str, Any]:
     config = ModelConfig()
     for index, lengths in enumerate(_warm_lengths(spec, platform, shapes)):
         warm = config.model_warmup.add(name=f"shape {index}", batch_size=lengths["batch"])
@@ -161,25 +165,24 @@ def _warmup(spec: ComponentSpec, platform: Platform, shapes: Shapes | None) -> t
     )
 
 
-def _warm_lengths(spec: ComponentSpec, platform: Platform, shapes: Shapes | None) -> Iterator[Mapping[str, int]]:
-    """Each profile of a plan at its lowest shape; else the smallest that the component takes."""
-    if platform == "tensorrt_plan" and shapes is not None and shapes.low:
-        yield from (*shapes.static, shapes.low)
+def _warm_lengths(spec: ComponentSpec, platform: Platform, shapes: Shapes) -> Iterator[Mapping[str, int]]:
+    """Each static profile of a plan, and the lowest of a range; else the smallest that the component takes."""
+    if platform == "tensorrt_plan" and shapes.ranges:
+        yield from (*shapes.static, shapes.ranges[0].low)
     else:
         yield smallest_lengths(spec)
 
 
 def smallest_lengths(spec: ComponentSpec) -> dict[str, int]:
     """Of all axes; those that follow from others do so."""
-    lengths = {axis.name: axis.min for axis in spec.axes}
-    for axis in spec.axes:
-        if axis.of:
-            lengths[axis.name] = int(axis.ratio * sum(lengths[name] for name in axis.of) + axis.plus)
-    return lengths
+    return complete(spec, {axis.name: axis.min for axis in spec.axes})
 
 
-def _parameters(platform: Platform, threads: int) -> tuple[str, Any]:
+def _parameters(platform: Platform, shapes: Shapes, threads: int) -> tuple[str, Any]:
     config = ModelConfig()
+    if shapes.ranges:
+        told = shapes.model_dump_json(exclude={"static"})
+        config.parameters[SHAPES].string_value = told
     if threads and platform in _THREADS:
         config.parameters[_THREADS[platform]].string_value = str(threads)
     if platform == "python":

@@ -115,7 +115,8 @@ class Axis:
     """A dimension that varies between calls: its name and the range that an engine is compiled for.
 
     of: where its length follows from other axes of the component, their names: ratio times their sum, plus `plus`. An
-    axis that only outputs have must say so, and may build only on axes that inputs have.
+    axis that only outputs have must say so, and may build only on axes that inputs have. param: the field of a request
+    that decides the length: `size`, or `images` of what is read.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Axis:
     of: tuple[str, ...] = ()
     ratio: Fraction = Fraction(1)
     plus: int = 0
+    param: Literal["size", "images"] = "size"
 
 
 @dataclass(frozen=True, slots=True)

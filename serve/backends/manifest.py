@@ -6,6 +6,7 @@ A component lies in a Triton model repository, `<repository>/<model>.<component>
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve.backends import fingerprint
+from serve.backends.shapes import Asked, Shapes
 from serve.errors import ConfigurationError
 from serve.types import ComponentSpec
 
@@ -27,6 +29,8 @@ ENGINE_FILES: dict[CompiledBackend, str] = {
     "tensorrt": "model.plan",
 }
 """What a backend loads, by the names that Triton expects."""
+ANY_MACHINE = "any"
+"""The architecture of what runs everywhere."""
 MODEL_PACKAGES = ("diffusers", "transformers")
 """Their code computes what a component's own does not."""
 FORMAT = 1
@@ -41,23 +45,13 @@ class Error(BaseModel):
     tolerated: float
 
 
-class Shapes(BaseModel):
-    """The lengths of axes that an engine is compiled for: of every call in `static` exactly, else from low to high."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    static: tuple[dict[str, int], ...] = ()
-    low: dict[str, int] = {}
-    high: dict[str, int] = {}
-
-
 class Manifest(BaseModel):
     """What an engine was built from and with.
 
     weights, spec, code: fingerprints (`serve.backends.fingerprint`). versions: of the libraries that took part.
-    architecture: of the machine it is for: `any`, or a compute capability as `sm_90`. platform: Triton's backend that
-    serves it. opset: of the ONNX graph. files: sizes in bytes by name. errors: of each output against torch, or why it
-    was not compared. seconds, peak_mib: that the build took.
+    architecture: of the machine it is for: `ANY_MACHINE`, or a compute capability as `sm_90`. platform: Triton's
+    backend that serves it. opset: of the ONNX graph. files: sizes in bytes by name. errors: of each output against
+    torch, or why it was not compared. seconds, peak_mib: that the build took.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -143,10 +137,15 @@ class Engine:
             f"{self._named()} cannot be loaded from {self.file(backend)} ({said}); {self.advice(backend, precision)}"
         )
 
-    def advice(self, backend: CompiledBackend, precision: str) -> str:
+    def advice(self, backend: CompiledBackend, precision: str, asked: Asked | None = None) -> str:
+        """How to build the engine: as the one that is there was, but for what is asked."""
         words = ["retouch", "build-engines", "--model", self._model, "--components", self._component]
-        command = shlex.join([*words, "--backend", backend, "--precision", precision])
-        return f"build it: {command}, with the server's --config if it has one"
+        words += ["--backend", backend, "--precision", precision]
+        with suppress(ConfigurationError):
+            there = self.manifest()
+            if there.backend == backend:
+                words += (asked or there.shapes.asked).words() + (["--python"] if there.platform == "python" else [])
+        return f"build it: {shlex.join(words)}, with the server's --config if it has one"
 
     def _compare(self, what: str, found: object, wanted: object) -> None:
         if found != wanted:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -10,8 +11,9 @@ from torch import nn
 
 from serve.backends.base import DeviceMemory, device_faults
 from serve.backends.checks import DTYPES
-from serve.backends.manifest import Engine, Shapes
+from serve.backends.manifest import Engine
 from serve.backends.memory import memory_of
+from serve.backends.shapes import Advice, Shapes
 from serve.backends.tensorrt_component import Lane, TensorRtComponent, Unusable
 from serve.backends.tensorrt_library import identity, load_library, make_logger
 from serve.backends.torch import open_device
@@ -67,12 +69,12 @@ class TensorRtBackend:
             "tensorrt", self._precision, spec, weights, self._architecture, libraries=identity(self._trt)
         )
         try:
-            advice = engine.advice("tensorrt", self._precision)
+            advice = partial(engine.advice, "tensorrt", self._precision)
             return self.opened(engine.file("tensorrt"), spec, manifest.shapes, advice)
         except Unusable as error:
             raise engine.broken("tensorrt", self._precision, error) from None
 
-    def opened(self, path: Path, spec: ComponentSpec, shapes: Shapes, advice: str) -> TensorRtComponent:
+    def opened(self, path: Path, spec: ComponentSpec, shapes: Shapes, advice: Advice) -> TensorRtComponent:
         """A plan. shapes: that it was built for. advice: how to build another. Raises Unusable."""
         with torch.cuda.device(self.device), device_faults(spec.name):
             return TensorRtComponent(spec, self._trt, self._plan(path), self._logger, shapes, self._lane, advice)

@@ -1,4 +1,4 @@
-"""One engine and its profiles: a context with a CUDA graph for each shape that it was built for, one for all others.
+"""One engine and its profiles: a context with a CUDA graph for each shape that it was built for, and one a range.
 
 The caller's stream and the engines' own wait for each other by events; the host waits for nothing. Once a shape has
 run, a call asks the driver for no memory: inputs are copied to where the graph reads them, and outputs from where it
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from serve.backends.base import device_faults
 from serve.backends.checks import DTYPES, Checks, shape_of
-from serve.backends.manifest import Shapes
-from serve.errors import UnsupportedParameter
+from serve.backends.shapes import Advice, Shapes, limited, unbuilt
 from serve.types import ComponentSpec
 
 ALIGNMENT_BYTES = 256
@@ -28,25 +27,6 @@ log = logging.getLogger(__name__)
 
 class Unusable(Exception):
     """An engine that cannot run here; the message says why."""
-
-
-def profile_for(shapes: Shapes, lengths: Mapping[str, int]) -> int | None:
-    """The profile that a call of these lengths runs with: that of exactly them, else the last, which takes a range.
-    None: the engine was not built for them."""
-    for index, static in enumerate(shapes.static):
-        if all(lengths[name] == length for name, length in static.items()):
-            return index
-    return None if outside(shapes, lengths) else len(shapes.static)
-
-
-def outside(shapes: Shapes, lengths: Mapping[str, int]) -> str:
-    """The axes that no profile takes, to read: `tokens 256 to 4096 (found 9216)`."""
-    found = [
-        f"{name} {low} to {shapes.high[name]} (found {lengths[name]})"
-        for name, low in shapes.low.items()
-        if not low <= lengths[name] <= shapes.high[name]
-    ]
-    return ", ".join(found)
 
 
 class Lane:
@@ -92,14 +72,14 @@ class Lane:
 
 
 class TensorRtComponent:
-    """plan: the library's engine. logger: that it was loaded with. shapes: that it was built for. advice: how to build
-    another. Raises Unusable: the plan is not of this component, or not of these shapes.
+    """plan: the library's engine. logger: that it was loaded with. shapes: that it was built for, up to the rows of a
+    batch. advice: how to build another. Raises Unusable: the plan is not of this component, or not of these shapes.
     """
 
     def __init__(
-        self, spec: ComponentSpec, trt: Any, plan: Any, logger: Any, shapes: Shapes, lane: Lane, advice: str
+        self, spec: ComponentSpec, trt: Any, plan: Any, logger: Any, shapes: Shapes, lane: Lane, advice: Advice
     ) -> None:
-        self.spec = spec
+        self.spec = spec = limited(spec, shapes.rows)
         self._shapes, self._advice = shapes, advice
         self._checks = Checks(spec, lane.device)
         self._check(plan)
@@ -112,7 +92,7 @@ class TensorRtComponent:
             )
             for tensor in tensors
         }
-        contexts = [_Context(spec, trt, plan, profile, logger, lane) for profile in range(len(shapes.static) + 1)]
+        contexts = [_Context(spec, trt, plan, profile, logger, lane) for profile in range(self._profiles)]
         self._fixed = [
             _Fixed(
                 contexts[profile],
@@ -121,31 +101,30 @@ class TensorRtComponent:
             )
             for profile, lengths in enumerate(shapes.static)
         ]
-        self._ranged = _Ranged(contexts[-1])
+        self._ranged = [_Ranged(context) for context in contexts[len(shapes.static) :]]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raises UnsupportedParameter as well: the engine was built for other sizes."""
         lengths = self._checks.inputs(inputs)
-        profile = profile_for(self._shapes, lengths)
+        profile = self._shapes.profile(lengths)
         if profile is None:
-            built = outside(self._shapes, lengths)
-            raise UnsupportedParameter(
-                f"pictures of this size cannot be made: the engine of the {self.spec.name} was built for {built}; "
-                f"for more sizes, {self._advice}",
-                param="size",
-            )
+            raise unbuilt(self.spec, self._shapes, lengths, self._advice)
         with device_faults(self.spec.name):
             if profile < len(self._fixed):
                 return self._fixed[profile](inputs)
-            return self._ranged(inputs, lengths)
+            return self._ranged[profile - len(self._fixed)](inputs, lengths)
+
+    @property
+    def _profiles(self) -> int:
+        return len(self._shapes.static) + len(self._shapes.ranges)
 
     def _check(self, plan: Any) -> None:
         declared = {tensor.name for tensor in (*self.spec.inputs, *self.spec.outputs)}
         found = {plan.get_tensor_name(index) for index in range(plan.num_io_tensors)}
         if declared != found:
             raise Unusable(f"it has the tensors {', '.join(sorted(found))}, not {', '.join(sorted(declared))}")
-        if plan.num_optimization_profiles != len(self._shapes.static) + 1:
-            raise Unusable(f"it has {plan.num_optimization_profiles} profiles, not {len(self._shapes.static) + 1}")
+        if plan.num_optimization_profiles != self._profiles:
+            raise Unusable(f"it has {plan.num_optimization_profiles} profiles, not {self._profiles}")
 
 
 class _Context:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +13,12 @@ from serve.backends.base import DeviceMemory
 from serve.backends.checks import DTYPES, Checks
 from serve.backends.manifest import Engine, behind_triton, triton_name
 from serve.backends.memory import memory_of
+from serve.backends.shapes import Advice, Asked, Shapes, limited, unbuilt
 from serve.backends.torch import open_device
 from serve.backends.triton_memory import SharingRefused, cuda_shared_memory
 from serve.backends.triton_server import Refused, TritonServer
 from serve.backends.triton_tensors import InMessages, InSharedMemory, Travel
-from serve.backends.triton_words import DATATYPES, INVARIANT_RUNTIMES, RUNTIME, configs, dims, may_be_joined
+from serve.backends.triton_words import DATATYPES, INVARIANT_RUNTIMES, RUNTIME, SHAPES, configs, dims, may_be_joined
 from serve.errors import BackendUnavailable, ConfigurationError
 from serve.settings import ModelSettings
 from serve.types import ComponentSpec, TensorSpec
@@ -63,13 +64,12 @@ class TritonBackend:
         fault = f"serves no {name}" if config is None else _misfit(name, spec, config)
         if config is None or fault is not None:
             raise ConfigurationError(f"the Triton server at {self._server.address} {fault}; {self._mend(spec)}")
-        limited = _limited(spec, config.max_batch_size)
-        messages = InMessages(self._server, name, limited, self.device)
-        if not self._model.triton.shared_memory:
-            return TritonComponent(limited, messages, messages, self.device)
-        shared = InSharedMemory(self._server, name, limited, self.device)
-        self._shared.append(shared)
-        return TritonComponent(limited, shared, messages, self.device)
+        taken, shapes = limited(spec, config.max_batch_size), _shapes(config)
+        messages = travel = InMessages(self._server, name, taken, self.device)
+        if self._model.triton.shared_memory:
+            travel = InSharedMemory(self._server, name, taken, self.device)
+            self._shared.append(travel)
+        return TritonComponent(taken, shapes, travel, messages, self.device, partial(self._mend, spec))
 
     def check(self) -> None:
         self._server.check()
@@ -87,24 +87,38 @@ class TritonBackend:
                 f"the Triton server at {self._server.address} does not tell what it serves: {error}"
             ) from error
 
-    def _mend(self, spec: ComponentSpec) -> str:
+    def _mend(self, spec: ComponentSpec, asked: Asked | None = None) -> str:
         engine = Engine(self._model.model_repository, self._model.id, spec.name)
         runs = behind_triton(self.device.type, self._model.precision)
-        built = engine.advice(runs, self._model.precision)
+        built = engine.advice(runs, self._model.precision, asked)
         return f"{built}, and start the server with --model-repository={self._model.model_repository}"
 
 
 class TritonComponent:
-    """A model on the server. travel: of its tensors; messages take its place where shared memory is refused."""
+    """A model on the server. shapes: that it takes; without ranges, all that `spec` declares. travel: of its tensors;
+    messages take its place where shared memory is refused. advice: how to build a model for other shapes.
+    """
 
-    def __init__(self, spec: ComponentSpec, travel: Travel, messages: InMessages, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: ComponentSpec,
+        shapes: Shapes,
+        travel: Travel,
+        messages: InMessages,
+        device: torch.device,
+        advice: Advice,
+    ) -> None:
         self.spec = spec
+        self._shapes, self._advice = shapes, advice
         self._travel, self._messages = travel, messages
         self._checks = Checks(spec, device)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Raises RuntimeError for what the server refuses, which is none of the callers' doing."""
+        """Raises UnsupportedParameter as well, for shapes that the model was not built for, and RuntimeError for what
+        else the server refuses, which is none of the callers' doing."""
         lengths = self._checks.inputs(inputs)
+        if self._shapes.ranges and self._shapes.profile(lengths) is None:
+            raise unbuilt(self.spec, self._shapes, lengths, self._advice)
         try:
             outputs = self._run(inputs, lengths)
         except Refused as error:
@@ -134,6 +148,11 @@ def _need_cuda_shared_memory() -> None:
 def _runtime(config: Any) -> str:
     """What computes a model, as the server tells it."""
     return config.parameters[RUNTIME].string_value or config.backend or config.platform
+
+
+def _shapes(config: Any) -> Shapes:
+    told = config.parameters[SHAPES].string_value
+    return Shapes.model_validate_json(told) if told else Shapes()
 
 
 def _is_invariant(config: Any) -> bool:
@@ -167,12 +186,3 @@ def _different(kind: str, declared: Sequence[TensorSpec], served: Sequence[Any])
 
 def _datatype(number: int) -> str:
     return configs.DataType.Name(number).removeprefix("TYPE_")
-
-
-def _limited(spec: ComponentSpec, max_batch: int) -> ComponentSpec:
-    """The component with the server's limit to a batch."""
-    axes = tuple(
-        replace(axis, opt=min(axis.opt, max_batch), max=min(axis.max, max_batch)) if axis.name == "batch" else axis
-        for axis in spec.axes
-    )
-    return replace(spec, axes=axes)

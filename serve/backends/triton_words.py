@@ -22,9 +22,12 @@ SharedKind = Literal["System", "Cuda"]
 """Of shared memory, as the protocol's messages begin."""
 RUNTIME = "runtime"
 """Parameter of a configuration that names what computes, where Triton's backend does not tell: behind `python`."""
+SHAPES = "shapes"
+"""Parameter of a configuration that tells callers which shapes a plan was built for, as JSON."""
 INVARIANT_RUNTIMES = ("onnxruntime", "openvino")
 """Those that give a row the same bytes at every batch size, on a CPU."""
-_DENOISER = "denoiser"
+DENOISER = "denoiser"
+"""What every family calls the component that runs whole batches of steps."""
 
 
 def dims(tensor: TensorSpec) -> list[int]:
@@ -44,4 +47,4 @@ def may_be_joined(component: str, runtime: str) -> bool:
     read from the first row, which would be another caller's. Nor those for a TensorRT plan, where the bytes of a row
     depend on the size of the batch, so that a seed would no longer mean one picture.
     """
-    return component != _DENOISER and runtime in INVARIANT_RUNTIMES
+    return component != DENOISER and runtime in INVARIANT_RUNTIMES

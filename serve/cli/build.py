@@ -35,11 +35,14 @@ def build_engines(
     ] = "",
     components: Annotated[str, typer.Option(show_default="all", help="Names, with commas between them.")] = "",
     sizes: Annotated[
-        str, typer.Option(help="Pictures that TensorRT tunes for; it takes others up to the largest.")
+        str, typer.Option(help="Pictures that TensorRT tunes for; it takes all others that the model draws.")
     ] = "1024x1024,512x512",
-    references: Annotated[str, typer.Option(help="Counts of reference pictures that TensorRT tunes for.")] = "0",
+    references: Annotated[
+        str,
+        typer.Option(show_default="0,1", help="Counts of references that TensorRT tunes for; the largest is the most."),
+    ] = "",
     batch: Annotated[
-        str, typer.Option(show_default="1 and the model's max_batch", help="Batches that TensorRT tunes for.")
+        str, typer.Option(show_default="1 and the model's max_batch", help="The denoiser's batches, likewise.")
     ] = "",
     architecture: Annotated[
         str, typer.Option(show_default="this machine's GPU", help="sm_89, for TensorRT for RTX without a GPU.")

@@ -9,7 +9,16 @@ from serve.codec.base64 import check_bytes, decode_base64
 from serve.codec.blend import compose
 from serve.codec.encode import encode
 from serve.codec.form import FormReader
-from serve.codec.geometry import auto_size, cover, cover_mask, draw_size, fit_reference
+from serve.codec.geometry import (
+    auto_size,
+    cover,
+    cover_mask,
+    draw_size,
+    fit_reference,
+    largest_drawn,
+    largest_read,
+    square_reference,
+)
 from serve.codec.picture import MaskMode, decode_mask, decode_picture
 
 __all__ = [
@@ -26,4 +35,7 @@ __all__ = [
     "draw_size",
     "encode",
     "fit_reference",
+    "largest_drawn",
+    "largest_read",
+    "square_reference",
 ]

@@ -50,9 +50,41 @@ def fit_reference(pixels: Pixels, area: int, multiple: int) -> Pixels:
     """
     height, width = pixels.shape[:2]
     scale = min(math.sqrt(area / (width * height)), MAX_ENLARGEMENT)
-    longest = max(math.isqrt(area) * MAX_REFERENCE_STRETCH, multiple)
+    longest = _longest_reference(area, multiple)
     sides = (_to_multiple(side * scale, multiple, multiple, longest) for side in (width, height))
     return cover(pixels, (next(sides), next(sides)))
+
+
+def largest_drawn(facts: ModelFacts) -> list[Size]:
+    """Of each width that `draw_size` and `auto_size` answer, the greatest height."""
+    return _largest(AUTO_PIXELS, facts.draw_min, facts.draw_max, facts.multiple)
+
+
+def largest_read(facts: ModelFacts) -> list[Size]:
+    """Of each width that `fit_reference` gives a reference of the model, the greatest height; none where it reads
+    none."""
+    if facts.max_images == 1:
+        return []
+    longest = _longest_reference(facts.reference_pixels, facts.multiple)
+    return _largest(facts.reference_pixels, facts.multiple, longest, facts.multiple)
+
+
+def square_reference(facts: ModelFacts) -> Size:
+    """What becomes of a square reference that is large enough."""
+    side = _to_multiple(math.sqrt(facts.reference_pixels), facts.multiple, facts.multiple, facts.reference_pixels)
+    return side, side
+
+
+def _largest(area: int, least: int, most: int, multiple: int) -> list[Size]:
+    """Before its sides were rounded, a picture had that area at most, but for one as narrow as can be, which may have
+    been narrower."""
+    narrowest, *wider = range(-(-least // multiple) * multiple, most + 1, multiple)
+    highest = [(width, _to_multiple(area / (width - multiple / 2), multiple, least, most)) for width in wider]
+    return [(narrowest, most // multiple * multiple), *highest]
+
+
+def _longest_reference(area: int, multiple: int) -> int:
+    return max(math.isqrt(area) * MAX_REFERENCE_STRETCH, multiple)
 
 
 def _within(size: Size, scale: float, facts: ModelFacts) -> Size:

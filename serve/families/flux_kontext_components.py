@@ -23,7 +23,7 @@ PACK = 2
 
 _BATCH = Axis("batch", 1, 1, 64)
 _TOKENS = Axis("tokens", 1, 4096, 9604)
-_REFERENCE_TOKENS = Axis("reference_tokens", 1, 4096, 65536)
+_REFERENCE_TOKENS = Axis("reference_tokens", 1, 4096, 65536, param="images")
 _POSITIONS = Axis("positions", 3, 8704, 75652)
 _LATENT_SIDES = (Axis("latent_height", 2, 128, 2048), Axis("latent_width", 2, 128, 2048))
 _PIXEL_SIDES = (Axis("height", 16, 1024, 16384), Axis("width", 16, 1024, 16384))
@@ -107,12 +107,13 @@ def text_encoder_2_spec(d: Dimensions) -> ComponentSpec:
 
 
 def vae_encoder_spec(d: Dimensions) -> ComponentSpec:
-    """Pixels in [-1, 1] to latents in the transformer's scale."""
+    """Pixels in [-1, 1] to latents in the transformer's scale. The picture drawn and the references, one by one."""
+    sides = tuple(replace(axis, param="images") for axis in _PIXEL_SIDES)
     return ComponentSpec(
         name="vae_encoder",
         inputs=(TensorSpec("pixels", d.dtype, ("batch", RGB, "height", "width")),),
         outputs=(TensorSpec("latents", d.dtype, ("batch", d.latent_channels, "latent_height", "latent_width")),),
-        axes=(_BATCH, *_PIXEL_SIDES, *_scaled(_LATENT_SIDES, _PIXEL_SIDES, Fraction(1, d.cell_pixels))),
+        axes=(_BATCH, *sides, *_scaled(_LATENT_SIDES, sides, Fraction(1, d.cell_pixels))),
         code=of_code(VaeEncoder),
     )
 

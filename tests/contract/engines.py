@@ -7,7 +7,7 @@ from serve.settings import ModelSettings
 from tests import checkpoints
 
 MAKERS = {"flux_kontext": checkpoints.flux_kontext, "pixel_edit": checkpoints.pixel_edit}
-SIZES = ((64, 64), (96, 64))
+SIZES = ((512, 512), (768, 512))
 
 
 def small_model(family: str, folder: Path, **settings: object) -> ModelSettings:

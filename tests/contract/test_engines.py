@@ -22,10 +22,10 @@ from build_engines import export
 from build_engines.build import Wish, build_model
 from build_engines.job import Job, Target
 from build_engines.parts import Part, parts_of
-from build_engines.tensorrt import shapes_of
+from build_engines.profiles import shapes_of
 from serve.backends import load_backend
 from serve.backends.manifest import Engine
-from serve.backends.tensorrt_component import outside
+from serve.backends.shapes import Asked
 from serve.errors import ConfigurationError
 from serve.families import components_of, load_family
 from serve.settings import ComponentSettings, ModelSettings
@@ -76,7 +76,9 @@ def test_all_components_export_agree_with_torch_and_compile_with_the_real_builde
         assert one.manifest.versions["library"] == "tensorrt_rtx"
         assert (one.folder / "config.pbtxt").is_file()
     denoiser = built["denoiser"].manifest.shapes
-    assert [shape["batch"] for shape in denoiser.static] == [1, 2, 1, 2]
+    counts = {"flux_kontext": (0, 1), "pixel_edit": (0,)}[family]
+    assert denoiser.asked == Asked(sizes=SIZES, references=counts, batches=(1, 2))
+    assert [shape["batch"] for shape in denoiser.static] == [1, 2] * len(SIZES) * len(counts)
 
 
 def test_the_components_of_a_family_are_those_that_it_loads(model: ModelSettings, tmp_path: Path):
@@ -162,10 +164,10 @@ def test_another_python_model_than_is_built_with_now_is_made_again(copy: ModelSe
 def test_a_plan_is_compared_at_shapes_that_it_takes(batches: tuple[int, ...], rows: int):
     lengths: tuple[Mapping[str, int], ...] = ({"width": 8}, {"width": 12})
     shapes = shapes_of(SPEC, [{"width": 32}], batches)
-    target = Target("tensorrt", "float32", "tensorrt_plan", shapes, "sm_89")
+    target = Target("tensorrt", "float32", "tensorrt_plan", "sm_89", shapes)
     job = Job(ModelSettings(id="m", family="f", weights="w"), Part(SPEC, nn.Identity, Path()), target, lengths, print)
     assert [each["batch"] for each in job.compared_at()] == [1, rows]
-    assert [outside(shapes, each) for each in job.compared_at()] == ["", ""]
+    assert [shapes.profile(each) for each in job.compared_at()] == [len(batches)] * 2
 
 
 @pytest.mark.parametrize(
@@ -345,11 +347,19 @@ def test_an_axis_that_the_export_freezes_is_found(copy: ModelSettings):
         (Wish(backend="onnxruntime", precision="bfloat16"), "ONNX Runtime has no bfloat16 kernels for CPUs"),
         (replace(PLAN, architecture="sm_90"), r"tensorrt_rtx cannot build for sm_90; it builds for SM120"),
         (replace(PLAN, architecture=""), "there is no GPU here to build for; name its kind with --architecture"),
+        (replace(PLAN, python=True), "--python is for the backend onnxruntime alone; text_encoder is built for "),
+        (replace(PLAN, sizes=((512, 512), (2048, 2048))), "small-pixel_edit never draws 2048x2048: sides are "),
+        (replace(PLAN, references=(0, 1)), "small-pixel_edit reads 0 references beside the picture at "),
     ],
 )
-def test_what_cannot_be_built_is_told_in_a_sentence(model: ModelSettings, wish: Wish, said: str, tmp_path: Path):
+def test_what_cannot_be_built_is_told_in_a_sentence_before_anything_is_done(
+    model: ModelSettings, wish: Wish, said: str, tmp_path: Path
+):
+    told: list[str] = []
+    other = model.model_copy(update={"model_repository": tmp_path})
     with pytest.raises(ConfigurationError, match=said):
-        build(model.model_copy(update={"model_repository": tmp_path}), wish)
+        build_model(other, wish, lambda component, doing, share: told.append(doing))
+    assert not told
 
 
 def test_a_model_that_needs_no_engines_says_so(model: ModelSettings):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from serve.backends import fingerprint
 from serve.backends.checks import DTYPES
-from serve.backends.manifest import MANIFEST, MODEL_PACKAGES, Engine, Manifest, Shapes, versions
+from serve.backends.manifest import MANIFEST, MODEL_PACKAGES, Engine, Manifest, versions
+from serve.backends.shapes import Range, Shapes
 from serve.backends.tensorrt import TensorRtBackend, architecture_of
 from serve.backends.tensorrt_component import TensorRtComponent
 from serve.errors import ConfigurationError, UnsupportedParameter
@@ -22,7 +23,8 @@ from tests.gpu.launches import GRAPH_LAUNCH, calls, without_waiting
 pytestmark = on_a_gpu
 
 STATIC = ({"batch": 1, "length": 64}, {"batch": 4, "length": 64}, {"batch": 1, "length": 128})
-SHAPES = Shapes(static=STATIC, low={"batch": 1, "length": 16}, high={"batch": 4, "length": 128})
+RANGE = Range(low={"batch": 1, "length": 16}, high={"batch": 4, "length": 128})
+SHAPES = Shapes(static=STATIC, ranges=(RANGE,))
 TOLERANCE = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 3e-2}
 """Relative root mean square. float32 products may be of TF32, which has 10 bits; float16 has 10 and bfloat16 7, and two
 layers and an attention follow each other."""

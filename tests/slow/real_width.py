@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.real_models import kontext_denoiser, kontext_dimensions
 from build_engines.export import export
-from build_engines.tensorrt import PlanOptions, compile_plan, shapes_of
+from build_engines.profiles import shapes_of
+from build_engines.tensorrt import PlanOptions, compile_plan, refusal
 from serve.families.flux_kontext_components import denoiser_spec
 
 TOKENS = 4096
@@ -42,7 +43,7 @@ def build(folder: Path) -> dict[str, float]:
 
     onnx, plan = folder / "model.onnx", folder / "model.plan"
     example = {"tokens": 16, "reference_tokens": 32, "positions": dimensions.t5_tokens + 48}
-    report["opset"] = export(spec, module, example, onnx)
+    report["opset"] = export(spec, module, example, onnx, refusal)
     report["onnx_bytes"] = sum(path.stat().st_size for path in folder.iterdir())
     del module
     done("export")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from build_engines.room import COPIES_IN_MEMORY
 
-MAX_PEAK_GIB = 10.0
-"""Ten times the weights; 7.4 were seen, of which the exporter holds several copies."""
+pytestmark = pytest.mark.slow
 
 
 def test_the_kontext_transformer_compiles_at_its_true_width(tmp_path: Path):
@@ -27,4 +26,4 @@ def test_the_kontext_transformer_compiles_at_its_true_width(tmp_path: Path):
     assert report["opset"] in {20, 23}
     assert report["parameters"] > 480e6
     assert report["plan_bytes"] > 0.9 * report["weight_bytes"], "a plan holds its weights"
-    assert report["peak_gib"] < MAX_PEAK_GIB
+    assert report["peak_gib"] * 2**30 < COPIES_IN_MEMORY["tensorrt"] * report["weight_bytes"], "as a build is told"

@@ -12,7 +12,7 @@ from serve.families.base import Family
 from serve.settings import ModelSettings, TritonSettings
 from serve.types import ComponentSpec
 from tests import checkpoints
-from tests.triton.probe import add_probe
+from tests.triton.probe import BOUNDED, add_probe
 from tests.triton.repository import add_model
 from tests.triton.server import Triton
 
@@ -57,6 +57,7 @@ def triton(folder: Path, built: dict[str, tuple[Family, dict[str, Part]]]) -> It
     assert built
     add_probe(folder / "repository")
     add_probe(folder / "repository", "denoiser", lambda text: f"{text}\ndynamic_batching {{}}\n")
+    add_probe(folder / "repository", "bounded", shapes=BOUNDED)
     server = Triton(folder / "repository", folder).start()
     yield server
     server.stop()

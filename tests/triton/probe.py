@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from build_engines.inputs import random_inputs
-from build_engines.triton_config import config_text
+from build_engines.triton_config import NO_SHAPES, config_text
 from serve.backends.manifest import VERSION, triton_name
+from serve.backends.shapes import Range, Shapes
 from serve.types import Axis, ComponentSpec, TensorSpec
 
 MAX_BATCH = 4
@@ -38,13 +39,19 @@ PROBED = ComponentSpec(
 )
 
 
-def add_probe(repository: Path, component: str = PROBED.name, change: Callable[[str], str] = str) -> None:
-    """tests/triton/echo.py as a component of the model `probe`. change: of its configuration."""
+BOUNDED = Shapes(ranges=(Range(low={"batch": 1, "length": 2}, high={"batch": MAX_BATCH, "length": 8}),))
+"""Of a plan, as its configuration tells them."""
+
+
+def add_probe(
+    repository: Path, component: str = PROBED.name, change: Callable[[str], str] = str, shapes: Shapes = NO_SHAPES
+) -> None:
+    """tests/triton/echo.py as a component of the model `probe`. change: of its configuration. shapes: that it tells."""
     name = triton_name(PROBE, component)
     served = replace(PROBED, axes=(replace(PROBED.axes[0], max=MAX_BATCH), *PROBED.axes[1:]))
     (repository / name / VERSION).mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("echo.py"), repository / name / VERSION / "model.py")
-    (repository / name / "config.pbtxt").write_text(change(config_text(name, served, "python")))
+    (repository / name / "config.pbtxt").write_text(change(config_text(name, served, "python", shapes)))
 
 
 def probe_inputs(length: int, seed: int = 0, seconds: float = 0.0) -> dict[str, Tensor]:

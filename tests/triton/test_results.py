@@ -18,7 +18,7 @@ from build_engines.parts import Part
 from serve.backends import triton_memory, triton_server
 from serve.backends.manifest import Engine
 from serve.backends.triton import TritonBackend
-from serve.errors import ConfigurationError
+from serve.errors import ConfigurationError, UnsupportedParameter
 from serve.families.base import Family
 from serve.settings import ModelSettings, TritonSettings
 from serve.types import ComponentSpec
@@ -114,6 +114,18 @@ def test_a_tensor_that_does_not_fit_is_refused_before_it_is_sent(load: Load):
         echo({**probe_inputs(5), "ids": torch.zeros(2, 5, 1, dtype=torch.int64)})
     with pytest.raises(ValueError, match="echo: tensor single: axis batch must be 1 to 4; found 5"):
         echo(random_inputs(PROBED, {"batch": 5, "length": 5}))
+
+
+def test_a_shape_that_a_plan_was_not_built_for_is_refused_before_it_is_sent(load: Load):
+    """Sent, it would be the server's refusal, which is nobody's to mend."""
+    echo = load(PROBE, replace(PROBED, name="bounded"))
+    echo(probe_inputs(8))
+
+    for length in (1, 9):
+        told = rf"the engine of the bounded was built for length 2 to 8 \(found {length}\); build it: retouch build-"
+        with pytest.raises(UnsupportedParameter, match=told) as refused:
+            echo(probe_inputs(length))
+        assert refused.value.param == "size"
 
 
 def test_a_model_that_fails_fails_the_call_in_its_words(load: Load):

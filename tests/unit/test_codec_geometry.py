@@ -1,5 +1,6 @@
 """Sizes, covering and cutting."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serve.codec import auto_size, cover, cover_mask, draw_size, fit_reference
+from serve.codec import (
+    auto_size,
+    cover,
+    cover_mask,
+    draw_size,
+    fit_reference,
+    largest_drawn,
+    largest_read,
+    square_reference,
+)
 from serve.families import FAMILIES
 from serve.types import ModelFacts, Size
 from tests import pictures
@@ -145,3 +155,34 @@ def test_a_tiny_reference_is_enlarged_fourfold_and_no_more():
 
 def test_a_long_strip_is_cut_to_the_area():
     assert fit_reference(pictures.photo((6000, 1)), 64 * 64, 16).shape == (16, 256, 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([*FACTS, SMALL_MODEL]))
+def test_no_picture_is_drawn_higher_than_the_largest_of_its_width(width: int, height: int, facts: ModelFacts):
+    drawn = auto_size((width, height), facts)
+    assert drawn[1] <= dict(largest_drawn(facts))[drawn[0]]
+    for side in (256, 512, 1024):
+        assert draw_size((side, side), facts)[1] <= dict(largest_drawn(facts))[draw_size((side, side), facts)[0]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(16, 6000), st.sampled_from([2, 8, 16]))
+def test_no_reference_is_read_higher_than_the_largest_of_its_width(width: int, height: int, area: int, multiple: int):
+    facts = replace(SMALL_MODEL, reference_pixels=area, multiple=multiple)
+    height, width = fit_reference(np.zeros((height, width, 3), np.uint8), area, multiple).shape[:2]
+    assert height <= dict(largest_read(facts))[width]
+
+
+@pytest.mark.parametrize("area", [1024 * 1024, 1000 * 1000, 4096])
+def test_a_square_reference_is_read_as_a_square(area: int):
+    side = math.isqrt(area) + 8
+    height, width = fit_reference(np.zeros((side, side, 3), np.uint8), area, 16).shape[:2]
+    assert square_reference(replace(SMALL_MODEL, reference_pixels=area, multiple=16)) == (width, height)
+
+
+def test_the_largest_pictures_are_as_large_as_some_picture_gets():
+    """1365 x 768 is 16:9 at the area of a square of 1024, which itself may have been 1016 x 1032 before rounding."""
+    drawn, read = dict(largest_drawn(FACTS[0])), dict(largest_read(FACTS[0]))
+    assert (drawn[1024], drawn[1360], drawn[512], drawn[1568]) == (1040, 768, 1568, 672)
+    assert (read[2048], read[4096], read[256]) == (512, 256, 4096)

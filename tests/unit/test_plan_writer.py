@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from build_engines import tensorrt
 from build_engines.export import export
 from build_engines.tensorrt import PlanOptions, compile_plan
-from serve.backends.manifest import Shapes
+from serve.backends.shapes import Range, Shapes
 from serve.types import Axis, ComponentSpec, DType, TensorSpec
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="it alone builds without a GPU")
-OPTIONS = PlanOptions(Shapes(low={"batch": 1}, high={"batch": 4}), architecture="sm_89")
+OPTIONS = PlanOptions(Shapes(ranges=(Range(low={"batch": 1}, high={"batch": 4}),)), architecture="sm_89")
 
 
 class Scaled(nn.Module):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from serve.backends import fingerprint
-from serve.backends.manifest import MANIFEST, MODEL_PACKAGES, Engine, Manifest, Shapes, versions
+from serve.backends.manifest import MANIFEST, MODEL_PACKAGES, Engine, Manifest, versions
+from serve.backends.shapes import Asked, Range, Shapes
 from serve.backends.tensorrt import CHUNK_BYTES, Pieces, TensorRtBackend
-from serve.backends.tensorrt_component import outside, profile_for
 from serve.backends.tensorrt_library import PACKAGES, identity, load_library, make_logger
 from serve.errors import ConfigurationError
 from serve.types import Axis, ComponentSpec, TensorSpec
@@ -28,8 +28,8 @@ SPEC = ComponentSpec(
 )
 SHAPES = Shapes(
     static=({"batch": 1, "length": 16}, {"batch": 4, "length": 16}, {"batch": 1, "length": 32}),
-    low={"batch": 1, "length": 2},
-    high={"batch": 4, "length": 32},
+    ranges=(Range(low={"batch": 1, "length": 2}, high={"batch": 4, "length": 32}),),
+    asked=Asked(sizes=((768, 512),), references=(0, 1), batches=(1, 4)),
 )
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -135,7 +135,10 @@ def test_an_engine_that_does_not_fit_is_refused_by_name(built: Built, asked: dic
 
 
 def test_a_refusal_tells_the_command_that_builds_another(built: Built):
-    command = "retouch build-engines --model m --components mixer --backend tensorrt --precision float32"
+    command = (
+        "retouch build-engines --model m --components mixer --backend tensorrt --precision float32 "
+        "--sizes 768x512 --references 0,1 --batch 1,4"
+    )
 
     with pytest.raises(ConfigurationError, match=f"; build it: {command}, with the server's --config if it has one$"):
         built.checked(architecture="sm_90")
@@ -174,36 +177,6 @@ def test_a_manifest_that_is_missing_or_broken_is_told(built: Built):
     manifest.unlink()
     with pytest.raises(ConfigurationError, match=r"is not built: there is no .*build it: retouch"):
         built.checked()
-
-
-@pytest.mark.parametrize(
-    ("lengths", "profile"),
-    [
-        ({"batch": 1, "length": 16}, 0),
-        ({"batch": 4, "length": 16}, 1),
-        ({"batch": 1, "length": 32}, 2),
-        ({"batch": 2, "length": 16}, 3),
-        ({"batch": 4, "length": 32}, 3),
-        ({"batch": 1, "length": 2}, 3),
-        ({"batch": 1, "length": 33}, None),
-        ({"batch": 5, "length": 16}, None),
-        ({"batch": 1, "length": 1}, None),
-    ],
-)
-def test_a_call_runs_with_the_profile_of_its_shape_or_that_of_the_range(lengths: dict[str, int], profile: int | None):
-    assert profile_for(SHAPES, lengths | {"of_the_output": 3}) == profile
-
-
-def test_a_component_without_sizes_has_the_range_alone():
-    shapes = Shapes(low={"batch": 1}, high={"batch": 4})
-
-    assert [profile_for(shapes, {"batch": batch}) for batch in (1, 4, 5)] == [0, 0, None]
-
-
-def test_axes_that_no_profile_takes_are_named_with_what_was_built():
-    assert outside(SHAPES, {"batch": 1, "length": 33}) == "length 2 to 32 (found 33)"
-    assert outside(SHAPES, {"batch": 8, "length": 1}) == "batch 1 to 4 (found 8), length 2 to 32 (found 1)"
-    assert not outside(SHAPES, {"batch": 4, "length": 32})
 
 
 def test_a_plan_is_read_in_pieces_from_wherever_the_library_asks(tmp_path: Path):

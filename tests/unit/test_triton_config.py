@@ -8,8 +8,9 @@ import pytest
 from google.protobuf import text_format
 
 from build_engines import repository
-from build_engines.triton_config import Platform, config_text, smallest_lengths
-from serve.backends.manifest import Shapes
+from build_engines.triton_config import NO_SHAPES, Platform, config_text, smallest_lengths
+from serve.backends.shapes import Range, Shapes
+from serve.backends.triton_words import SHAPES as SHAPES_TOLD
 from serve.backends.triton_words import configs
 from serve.types import Axis, ComponentSpec, TensorSpec
 
@@ -31,8 +32,16 @@ SPEC = ComponentSpec(
 )
 SHAPES = Shapes(
     static=({"batch": 4, "height": 16, "width": 16, "side": 33}, {"batch": 1, "height": 8, "width": 8, "side": 17}),
-    low={"batch": 1, "height": 2, "width": 4, "side": 7},
-    high={"batch": 4, "height": 16, "width": 16, "side": 33},
+    ranges=(
+        Range(
+            low={"batch": 1, "height": 2, "width": 4, "side": 7},
+            high={"batch": 4, "height": 16, "width": 8, "side": 25},
+        ),
+        Range(
+            low={"batch": 1, "height": 2, "width": 4, "side": 7},
+            high={"batch": 4, "height": 8, "width": 16, "side": 25},
+        ),
+    ),
 )
 
 
@@ -100,10 +109,10 @@ def test_a_plan_takes_no_more_rows_than_it_was_built_for():
 
 def test_a_plan_has_an_instance_with_all_its_profiles_on_each_gpu():
     (group,) = parsed("tensorrt_plan", shapes=SHAPES).instance_group
-    (dynamic,) = parsed("tensorrt_plan", shapes=None).instance_group
+    (dynamic,) = parsed("tensorrt_plan", shapes=NO_SHAPES).instance_group
 
     assert group.kind == dynamic.kind == configs.ModelInstanceGroup.KIND_GPU
-    assert list(group.profile) == ["0", "1", "2"]
+    assert list(group.profile) == ["0", "1", "2", "3"]
     assert not dynamic.profile
 
 
@@ -128,7 +137,7 @@ def test_a_model_warms_up_at_the_smallest_shapes():
     assert smallest_lengths(SPEC)["side"] == 7
 
 
-def test_a_plan_warms_up_every_profile():
+def test_a_plan_warms_up_every_static_profile_and_a_range():
     warms = parsed("tensorrt_plan", shapes=SHAPES).model_warmup
 
     assert [(warm.batch_size, list(warm.inputs["latents"].dims)) for warm in warms] == [
@@ -136,6 +145,13 @@ def test_a_plan_warms_up_every_profile():
         (1, [16, 8, 8]),
         (1, [16, 2, 4]),
     ]
+
+
+def test_callers_are_told_which_shapes_a_plan_takes():
+    told = parsed("tensorrt_plan", shapes=SHAPES).parameters[SHAPES_TOLD].string_value
+
+    assert Shapes.model_validate_json(told) == SHAPES.model_copy(update={"static": ()})
+    assert SHAPES_TOLD not in parsed("tensorrt_plan").parameters
 
 
 @pytest.mark.parametrize(
@@ -170,7 +186,7 @@ def test_a_stale_configuration_is_named_with_its_line(tmp_path: Path):
     assert missing == f"{tmp_path / 'flux-kontext.vae_decoder' / 'config.pbtxt'} is missing"
 
 
-def parsed(platform: Platform, shapes: Shapes | None = None) -> Any:
+def parsed(platform: Platform, shapes: Shapes = NO_SHAPES) -> Any:
     text = config_text("m.mixer", SPEC, platform, shapes)
     return text_format.Parse(text, configs.ModelConfig())
 
