@@ -46,6 +46,7 @@ class TritonBackend:
         self._server = TritonServer(model.triton)
         version = self._server.await_version()
         self._served = self._configurations()
+        self._loaded: list[str] = []
         self._shared: list[InSharedMemory] = []
         self.batch_invariant = all(_is_invariant(config) for config in self._served.values())
         runtimes = sorted({_runtime(config) for config in self._served.values()})
@@ -64,6 +65,7 @@ class TritonBackend:
         fault = f"serves no {name}" if config is None else _misfit(name, spec, config)
         if config is None or fault is not None:
             raise ConfigurationError(f"the Triton server at {self._server.address} {fault}; {self._mend(spec)}")
+        self._loaded.append(name)
         taken, shapes = limited(spec, config.max_batch_size), _shapes(config)
         messages = travel = InMessages(self._server, name, taken, self.device)
         if self._model.triton.shared_memory:
@@ -72,7 +74,7 @@ class TritonBackend:
         return TritonComponent(taken, shapes, travel, messages, self.device, partial(self._mend, spec))
 
     def check(self) -> None:
-        self._server.check()
+        self._server.check(self._loaded)
 
     def close(self) -> None:
         for shared in self._shared:

@@ -1,7 +1,7 @@
 """The connection to one Triton Inference Server: its calls, and what their failures mean here."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -75,10 +75,18 @@ class TritonServer:
         asked = {name: self._call("ModelConfig", calls.ModelConfigRequest(name=name)) for name in sorted(names)}
         return {name.removeprefix(prefix): answer.config for name, answer in asked.items()}
 
-    def check(self) -> None:
-        """Raises BackendUnavailable: it is away, or a model of it is not ready."""
-        if not self._call("ServerReady", calls.ServerReadyRequest(), CHECK_TIMEOUT_S).ready:
-            raise BackendUnavailable("the Triton server is not ready; try again", retry_after_s=RETRY_AFTER_S)
+    def check(self, models: Iterable[str]) -> None:
+        """Raises BackendUnavailable: it is away, or does not run one of these. Other models are no concern: the
+        server's own readiness would be that of all of them. Triton 2.51 calls a model ready whose Python process has
+        died; that a call tells."""
+        self._call("ServerLive", calls.ServerLiveRequest(), CHECK_TIMEOUT_S)
+        for name in models:
+            try:
+                ready = self._call("ModelReady", calls.ModelReadyRequest(name=name), CHECK_TIMEOUT_S).ready
+            except Refused:  # it does not know the model any more
+                ready = False
+            if not ready:
+                raise _not_run(name)
 
     def infer(self, request: Any) -> Any:
         """request: a `ModelInferRequest`. Raises also DeviceOutOfMemory."""
@@ -89,8 +97,7 @@ class TritonServer:
                 raise DeviceOutOfMemory(f"{request.model_name} ran out of memory on the Triton server") from error
             if any(sign in str(error) for sign in _GONE):
                 log.warning("%s at %s: %s", request.model_name, self.address, error)
-                message = f"the Triton server does not run {request.model_name} at the moment; try again"
-                raise BackendUnavailable(message, retry_after_s=RETRY_AFTER_S) from error
+                raise _not_run(request.model_name) from error
             raise
 
     def register(self, kind: SharedKind, name: str, region: Mapping[str, Any]) -> None:
@@ -130,3 +137,8 @@ class TritonServer:
         else:
             reason = "cannot be reached"
         return BackendUnavailable(f"the Triton server {reason}; try again", retry_after_s=RETRY_AFTER_S)
+
+
+def _not_run(model: str) -> BackendUnavailable:
+    message = f"the Triton server does not run {model} at the moment; try again"
+    return BackendUnavailable(message, retry_after_s=RETRY_AFTER_S)

@@ -12,6 +12,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import onnxruntime
@@ -32,7 +33,7 @@ LIBRARY = Path(str(sysconfig.get_config_var("LIBDIR")))
 
 
 def installed() -> Path:
-    """The folder of the server, which is put there once. Skips the test where it cannot be."""
+    """The folder of the server, which is put there once. Skips the test where it cannot be, but fails it in CI."""
     if not FOLDER.is_dir():
         _skip_where_there_is_none()
         _install()
@@ -45,7 +46,7 @@ class Triton:
     def __init__(self, repository: Path, folder: Path, *options: str) -> None:
         self._tree = installed()
         self._log = folder / "triton.txt"
-        self._repository, self._options = repository, options
+        self.repository, self._options = repository, options
         self._process: subprocess.Popen[bytes] | None = None
         self._shared = f"triton-test-{uuid.uuid4().hex[:8]}"
         self.address = f"127.0.0.1:{free_port()}"
@@ -107,7 +108,7 @@ class Triton:
     def _command(self) -> list[str]:
         return [
             str(self._tree / "bin" / "tritonserver"),
-            f"--model-repository={self._repository}",
+            f"--model-repository={self.repository}",
             f"--backend-directory={self._tree / 'backends'}",
             "--disable-auto-complete-config",
             "--grpc-address=127.0.0.1",
@@ -125,12 +126,19 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": libraries, "PYTHONPATH": str(Path(onnxruntime.__file__).parents[1])}
 
 
+def _do_without(reason: str) -> NoReturn:
+    """A machine that answers for others must not pass without what it should have tried."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def _skip_where_there_is_none() -> None:
     _, glibc = platform.libc_ver()
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        pytest.skip(f"{PACKAGE} is for Linux on x86-64; this is {sys.platform} on {platform.machine()}")
+        _do_without(f"{PACKAGE} is for Linux on x86-64; this is {sys.platform} on {platform.machine()}")
     if not glibc or tuple(int(part) for part in glibc.split(".")) < OLDEST_GLIBC:
-        pytest.skip(f"{PACKAGE} needs glibc 2.35; this is {glibc or 'another library'}")
+        _do_without(f"{PACKAGE} needs glibc 2.35; this is {glibc or 'another library'}")
 
 
 def _install() -> None:
@@ -141,7 +149,7 @@ def _install() -> None:
         done = subprocess.run([*command, PACKAGE], check=False, capture_output=True, text=True)
         if done.returncode:
             said = next(reversed(done.stderr.strip().splitlines()), "nothing")
-            pytest.skip(f"{PACKAGE} cannot be installed from the package index: {said}")
+            _do_without(f"{PACKAGE} cannot be installed from the package index: {said}")
         _make_runnable(Path(name) / "pytriton" / "tritonserver")
         with suppress(OSError):  # another run was first
             Path(name).rename(FOLDER)
@@ -150,7 +158,7 @@ def _install() -> None:
 def _make_runnable(tree: Path) -> None:
     stub = tree / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
     if not stub.is_dir():
-        pytest.skip(f"{PACKAGE} has no stub for Python {sys.version_info.major}.{sys.version_info.minor}")
+        _do_without(f"{PACKAGE} has no stub for Python {sys.version_info.major}.{sys.version_info.minor}")
     shutil.copy(stub / "triton_python_backend_stub", tree / "backends" / "python")
     for program in (tree / "bin" / "tritonserver", tree / "backends" / "python" / "triton_python_backend_stub"):
         program.chmod(0o755)

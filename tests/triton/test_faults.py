@@ -6,13 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
 from torch import nn
+from tritonclient.grpc import service_pb2_grpc
 
 from serve.backends import triton_server
 from serve.backends.triton import TritonBackend, TritonComponent
 from serve.backends.triton_memory import SystemRegion
+from serve.backends.triton_words import calls
 from serve.errors import BackendUnavailable
 from serve.settings import TritonSettings
 from tests.triton.conftest import WEIGHTS, Load, backend
@@ -135,6 +138,25 @@ def test_a_model_whose_process_dies_is_unavailable_until_the_server_is_started_a
     triton.start()
     _until_found(served)
     assert torch.equal(echo(probe_inputs(5, seed=4))["single_out"], probe_inputs(5, seed=4)["single"])
+
+
+def test_readiness_is_that_of_the_models_that_were_loaded_and_of_no_others(triton: Triton, tmp_path: Path):
+    some = Triton(triton.repository, tmp_path, "--model-control-mode=explicit", "--load-model=probe.echo").start()
+    try:
+        with grpc.insecure_channel(some.address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            served = backend(some, PROBE)
+            served.load(PROBED, nn.Identity, WEIGHTS)
+            served.check()
+            stub.RepositoryModelUnload(calls.RepositoryModelUnloadRequest(model_name="probe.echo"))
+            with pytest.raises(BackendUnavailable, match=r"the Triton server does not run probe\.echo at the moment"):
+                served.check()
+            stub.RepositoryModelLoad(calls.RepositoryModelLoadRequest(model_name="probe.echo"))
+            stub.RepositoryModelLoad(calls.RepositoryModelLoadRequest(model_name="probe.bounded"))
+            stub.RepositoryModelUnload(calls.RepositoryModelUnloadRequest(model_name="probe.bounded"))
+            served.check()
+    finally:
+        some.stop()
 
 
 def _until_found(served: TritonBackend) -> None:
