@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from build_engines.inputs import complete
 from serve.backends.manifest import ENGINE_FILES, VERSION
 from serve.backends.shapes import Shapes
-from serve.backends.triton_words import DATATYPES, RUNTIME, SHAPES, configs, dims, may_be_joined
+from serve.backends.triton_words import DATATYPES, DENOISER, RUNTIME, SHAPES, configs, dims, may_be_joined
 from serve.types import ComponentSpec, TensorSpec
 
 Platform = Literal["tensorrt_plan", "onnxruntime", "openvino", "python"]
@@ -111,7 +111,7 @@ def _version() -> tuple[str, Any]:
 
 def _batching(spec: ComponentSpec, platform: Platform, max_batch: int) -> tuple[str, Any]:
     config = ModelConfig()
-    if may_be_joined(spec.name, _RUNTIMES[platform]) and platform != "python" and max_batch > 1:
+    if may_be_joined(spec, _RUNTIMES[platform]) and platform != "python" and max_batch > 1:
         config.dynamic_batching.max_queue_delay_microseconds = 0
         return (
             "dynamic_batching: rows are independent and come out the same in every batch, so requests of several "
@@ -122,15 +122,15 @@ def _batching(spec: ComponentSpec, platform: Platform, max_batch: int) -> tuple[
 
 
 def _no_batching(spec: ComponentSpec, platform: Platform, max_batch: int) -> str:
-    if not may_be_joined(spec.name, "onnxruntime"):
+    if spec.name == DENOISER:
         return (
             "No dynamic_batching: the engine sends whole batches, and what the rows of one share is read from its "
             "first row; Triton would join rows of different requests."
         )
-    if platform == "tensorrt_plan":
+    if not may_be_joined(spec, _RUNTIMES[platform]):
         return (
-            "No dynamic_batching: a plan's results depend on the size of the batch in their last bits, so a seed would "
-            "mean different pictures."
+            "No dynamic_batching: results depend on the size of the batch in their last bits, so a seed would mean "
+            "different pictures."
         )
     return "No dynamic_batching: " + ("requests are of one row." if max_batch == 1 else "model.py runs one at a time.")
 

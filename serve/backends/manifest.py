@@ -138,14 +138,20 @@ class Engine:
         )
 
     def advice(self, backend: CompiledBackend, precision: str, asked: Asked | None = None) -> str:
-        """How to build the engine: as the one that is there was, but for what is asked."""
+        """How to build the engine: for what is asked, or as the one that is there was."""
         words = ["retouch", "build-engines", "--model", self._model, "--components", self._component]
         words += ["--backend", backend, "--precision", precision]
-        with suppress(ConfigurationError):
-            there = self.manifest()
-            if there.backend == backend:
-                words += (asked or there.shapes.asked).words() + (["--python"] if there.platform == "python" else [])
+        there = self._of(backend)
+        words += (asked or (there.shapes.asked if there else Asked())).words()
+        words += ["--python"] if there and there.platform == "python" else []
         return f"build it: {shlex.join(words)}, with the server's --config if it has one"
+
+    def _of(self, backend: CompiledBackend) -> Manifest | None:
+        """The manifest, where it can be read and is of an engine for that backend."""
+        with suppress(ConfigurationError):
+            found = self.manifest()
+            return found if found.backend == backend else None
+        return None
 
     def _compare(self, what: str, found: object, wanted: object) -> None:
         if found != wanted:

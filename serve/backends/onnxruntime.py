@@ -22,18 +22,19 @@ _NO_MEMORY = ("Failed to allocate memory", "bad allocation", "std::bad_alloc")
 
 
 class OnnxRuntimeBackend:
-    """threads: of the CPU kernels, for each component. A row's bytes are the same in every batch, so none is filled up.
+    """threads: of the CPU kernels, for each component. In float32 a row's bytes are the same in every batch, so none is
+    filled up; in float16 those of a row alone may differ from those in company (ONNX Runtime 1.32).
 
     Raises ConfigurationError: the device or the precision is one that ONNX Runtime has no kernels for.
     """
 
-    batch_invariant = True
     device = torch.device("cpu")
 
     def __init__(self, repository: Path, model: str, precision: str, threads: int) -> None:
         refuse_precision(precision)
         self._repository, self._model, self._precision, self._threads = repository, model, precision, threads
         self.dtype = DTYPES[precision]
+        self.batch_invariant = precision == "float32"
         self.memory: DeviceMemory = memory_of(self.device)
         self.name = f"onnxruntime {onnxruntime.__version__}, {cpu_name()}, {threads} threads"
         torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from serve.backends.torch import open_device
 from serve.backends.triton_memory import SharingRefused, cuda_shared_memory
 from serve.backends.triton_server import Refused, TritonServer
 from serve.backends.triton_tensors import InMessages, InSharedMemory, Travel
-from serve.backends.triton_words import DATATYPES, INVARIANT_RUNTIMES, RUNTIME, SHAPES, configs, dims, may_be_joined
+from serve.backends.triton_words import DATATYPES, RUNTIME, SHAPES, configs, dims, is_invariant, may_be_joined
 from serve.errors import BackendUnavailable, ConfigurationError
 from serve.settings import ModelSettings
 from serve.types import ComponentSpec, TensorSpec
@@ -159,7 +159,8 @@ def _shapes(config: Any) -> Shapes:
 
 def _is_invariant(config: Any) -> bool:
     on_cpu = all(group.kind == _KIND_CPU for group in config.instance_group)
-    return on_cpu and _runtime(config) in INVARIANT_RUNTIMES
+    datatypes = [_datatype(tensor.data_type) for tensor in (*config.input, *config.output)]
+    return on_cpu and is_invariant(_runtime(config), datatypes)
 
 
 def _misfit(name: str, spec: ComponentSpec, config: Any) -> str | None:
@@ -169,7 +170,7 @@ def _misfit(name: str, spec: ComponentSpec, config: Any) -> str | None:
         return f"serves {name} with {fault}"
     if not config.max_batch_size:
         return f"serves {name} with max_batch_size 0, where rows come in batches"
-    if config.HasField("dynamic_batching") and not may_be_joined(spec.name, _runtime(config)):
+    if config.HasField("dynamic_batching") and not may_be_joined(spec, _runtime(config)):
         return (
             f"joins requests for {name} into batches, which gives wrong results: it was started without "
             "--disable-auto-complete-config, or its config.pbtxt has dynamic_batching"

@@ -1,11 +1,11 @@
 """A component in the words of Triton Inference Server: types, shapes, and when it may join requests to a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from serve.types import DType, TensorSpec
+from serve.types import ComponentSpec, DType, TensorSpec
 
 calls: Any = service_pb2
 configs: Any = model_config_pb2
@@ -25,7 +25,7 @@ RUNTIME = "runtime"
 SHAPES = "shapes"
 """Parameter of a configuration that tells callers which shapes a plan was built for, as JSON."""
 INVARIANT_RUNTIMES = ("onnxruntime", "openvino")
-"""Those that give a row the same bytes at every batch size, on a CPU."""
+"""Those that give a row the same bytes at every batch size, on a CPU, where no tensor is float16."""
 DENOISER = "denoiser"
 """What every family calls the component that runs whole batches of steps."""
 
@@ -40,11 +40,17 @@ def sent_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape, 1) if len(shape) == 1 else tuple(shape)
 
 
-def may_be_joined(component: str, runtime: str) -> bool:
+def is_invariant(runtime: str, datatypes: Iterable[str]) -> bool:
+    """Whether a row has the same bytes at every batch size on a CPU. datatypes: of all tensors, as in `DATATYPES`."""
+    return runtime in INVARIANT_RUNTIMES and DATATYPES["float16"] not in datatypes
+
+
+def may_be_joined(spec: ComponentSpec, runtime: str) -> bool:
     """Whether Triton may run requests of different callers as one batch.
 
     Never those for the denoiser: the engine has made batches of them, and what rows share (FLUX's rotary embedding) is
-    read from the first row, which would be another caller's. Nor those for a TensorRT plan, where the bytes of a row
-    depend on the size of the batch, so that a seed would no longer mean one picture.
+    read from the first row, which would be another caller's. Nor where the bytes of a row depend on the size of the
+    batch, as those of a TensorRT plan do, so that a seed would no longer mean one picture.
     """
-    return component != DENOISER and runtime in INVARIANT_RUNTIMES
+    datatypes = [DATATYPES[tensor.dtype] for tensor in (*spec.inputs, *spec.outputs)]
+    return spec.name != DENOISER and is_invariant(runtime, datatypes)

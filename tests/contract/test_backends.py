@@ -1,6 +1,6 @@
 """What every executor of components promises, kept by each that runs on a CPU."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,25 +8,30 @@ import numpy as np
 import pytest
 import torch
 
+from build_engines.build import Wish
 from build_engines.inputs import lengths_of, random_inputs
 from build_engines.parts import Part, loaded, parts_of
 from build_engines.verify import TOLERATED, relative_error
 from serve.backends import load_backend
 from serve.backends.base import Backend, Component
+from serve.backends.checks import name_of
 from serve.engine.engine import Engine, EngineOptions
 from serve.families import load_family
 from serve.families.base import Family
-from serve.settings import ModelSettings
+from serve.settings import ModelSettings, TritonSettings
 from serve.types import EditJob
 from tests import pictures
 from tests.contract.engines import build, small_model
+from tests.triton.server import Triton
 
 BATCH = 4
 RUNNERS = [
     ("torch", "float32"),
     ("onnxruntime", "float32"),
+    ("onnxruntime", "float16"),
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
+    ("triton", "float32"),
 ]
 JOB = EditJob(
     request_id="edit",
@@ -57,13 +62,24 @@ class Ready:
 
 
 @pytest.fixture(scope="module", params=RUNNERS, ids=["-".join(runner) for runner in RUNNERS])
-def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ready:
+def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
     backend, precision = request.param
-    model = small_model("pixel_edit", tmp_path_factory.mktemp(backend), backend=backend, precision=precision)
+    folder = tmp_path_factory.mktemp(backend)
+    model = small_model("pixel_edit", folder, backend=backend, precision=precision)
+    if backend == "triton":
+        build(model, Wish(backend="onnxruntime", python=True))
+        triton = Triton(model.model_repository, folder).start()
+        yield _ready(model.model_copy(update={"triton": TritonSettings(address=triton.address)}))
+        triton.stop()
+        return
     if backend != "torch":
         build(model)
+    yield _ready(model)
+
+
+def _ready(model: ModelSettings) -> Ready:
     made = loaded(model)
-    return Ready(model, made.backend, made.family, made.components, parts_of(model, "float32")[1])
+    return Ready(model, made.backend, made.family, made.components, parts_of(model, name_of(made.backend.dtype))[1])
 
 
 def test_every_component_computes_what_torch_does(ready: Ready):
@@ -109,7 +125,7 @@ def test_answers_are_the_callers_to_keep_and_change(ready: Ready):
 def test_a_tensor_that_does_not_fit_is_named_with_what_is_expected_and_what_was_found(ready: Ready):
     denoiser = ready.calls["denoiser"]
     inputs = ready.inputs("denoiser", batch=1)
-    with pytest.raises(ValueError, match="tensor latents must be float32; found float64"):
+    with pytest.raises(ValueError, match=f"tensor latents must be {name_of(ready.backend.dtype)}; found float64"):
         denoiser({**inputs, "latents": inputs["latents"].double()})
     with pytest.raises(ValueError, match=r"tensor text must have shape \(batch, 16, 32\); found \(1, 3, 32\)"):
         denoiser({**inputs, "text": inputs["text"][:, :3]})
@@ -134,7 +150,7 @@ def test_the_engine_draws_with_it_what_it_draws_with_torch(ready: Ready, tmp_pat
     torch_model = small_model("pixel_edit", Path(ready.model.weights).parent)
     backend = load_backend(torch_model)
     wanted = _drawn(load_family(torch_model, backend), backend)
-    close = {"float32": 2, "bfloat16": 40}[ready.model.precision]
+    close = {"float32": 2, "float16": 5, "bfloat16": 40}[ready.model.precision]  # float16 has 3 bits more than bfloat16
     assert np.abs(drawn.astype(int) - wanted.astype(int)).max() <= close
 
 

@@ -103,6 +103,7 @@ def test_the_server_tells_what_runs_and_how_many_rows_it_takes(triton: Triton, l
 
     assert served.name == f"triton 2.51.0 at {triton.address}, onnxruntime"
     assert served.batch_invariant
+    assert not backend(triton, PROBE).batch_invariant, "it has tensors in float16"
     (batch,) = (axis for axis in load(PROBE, PROBED).spec.axes if axis.name == "batch")
     assert batch.max == MAX_BATCH
 

@@ -12,7 +12,7 @@ from build_engines.triton_config import NO_SHAPES, Platform, config_text, smalle
 from serve.backends.shapes import Range, Shapes
 from serve.backends.triton_words import SHAPES as SHAPES_TOLD
 from serve.backends.triton_words import configs
-from serve.types import Axis, ComponentSpec, TensorSpec
+from serve.types import Axis, ComponentSpec, DType, TensorSpec
 
 SPEC = ComponentSpec(
     name="mixer",
@@ -85,19 +85,23 @@ def test_a_platform_is_named_as_triton_does(platform: Platform, fields: tuple[st
 
 
 @pytest.mark.parametrize(
-    ("platform", "component", "joined"),
+    ("platform", "component", "precision", "joined"),
     [
-        ("onnxruntime", "mixer", True),
-        ("openvino", "mixer", True),
-        ("onnxruntime", "denoiser", False),
-        ("openvino", "denoiser", False),
-        ("tensorrt_plan", "mixer", False),
-        ("tensorrt_plan", "denoiser", False),
-        ("python", "mixer", False),
+        ("onnxruntime", "mixer", "float32", True),
+        ("onnxruntime", "mixer", "float16", False),
+        ("openvino", "mixer", "float32", True),
+        ("onnxruntime", "denoiser", "float32", False),
+        ("openvino", "denoiser", "float32", False),
+        ("tensorrt_plan", "mixer", "float32", False),
+        ("tensorrt_plan", "denoiser", "float32", False),
+        ("python", "mixer", "float32", False),
     ],
 )
-def test_triton_joins_only_rows_that_come_out_the_same(platform: Platform, component: str, joined: bool):
-    text = config_text("m.mixer", replace(SPEC, name=component), platform, SHAPES)
+def test_triton_joins_only_rows_that_come_out_the_same(
+    platform: Platform, component: str, precision: DType, joined: bool
+):
+    inputs = tuple(replace(tensor, dtype=precision) for tensor in SPEC.inputs)
+    text = config_text("m.mixer", replace(SPEC, name=component, inputs=inputs), platform, SHAPES)
 
     assert text_format.Parse(text, configs.ModelConfig()).HasField("dynamic_batching") == joined
     assert ("No dynamic_batching: " in text) == (not joined)
