@@ -29,6 +29,8 @@ TOLERANCE = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 3e-2}
 """Relative root mean square. float32 products may be of TF32, which has 10 bits; float16 has 10 and bfloat16 7, and two
 layers and an attention follow each other."""
 TIMES = 4
+ROWS = 4
+"""Of the largest batch that is built for."""
 
 
 class Mixer(nn.Module):
@@ -169,6 +171,25 @@ def test_a_call_makes_the_host_wait_for_nothing_and_asks_the_driver_for_no_memor
     asked = calls(lambda: component(given))
 
     assert not {"cudaMalloc", "cudaMallocAsync", "cudaFree"} & asked.keys()
+
+
+@pytest.mark.parametrize("length", [64, 48], ids=["static", "in the range"])
+def test_a_row_has_the_same_bytes_at_every_place_and_in_every_company_of_one_batch_size(built: Built, length: int):
+    component = built.load()
+    rows = [built.inputs(seed, 1, length) for seed in range(ROWS)]
+
+    def answers(*order: int) -> Tensor:
+        return component({name: torch.cat([rows[row][name] for row in order]) for name in rows[0]})["mixed"]
+
+    for _ in range(2):  # the second time by a graph
+        whole = answers(*range(ROWS))
+        for row in range(ROWS):
+            assert all(torch.equal(answer, whole[row]) for answer in answers(*[row] * ROWS))
+        assert torch.equal(answers(*reversed(range(ROWS))), whole.flip(0))
+
+
+def test_a_component_takes_no_more_rows_than_its_engine_was_built_for(built: Built):
+    assert {axis.name: axis.max for axis in built.load().spec.axes} == {"batch": ROWS, "length": 256}
 
 
 def test_answers_stay_what_they_were_whatever_runs_next(built: Built):
