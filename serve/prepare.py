@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from serve.auth import ANYONE, Principal
 from serve.codec import (
+    Note,
     auto_size,
     compose,
     cover,
@@ -19,12 +20,15 @@ from serve.codec import (
     decode_mask,
     decode_picture,
     draw_size,
+    drawn_note,
     encode,
     fit_reference,
+    told_prompt,
+    untouched_note,
 )
 from serve.errors import ModelNotAllowed, ModelNotFound, UnsupportedParameter
 from serve.schema import EditRequest, parse, parse_form
-from serve.settings import LimitSettings, ModelSettings, Settings
+from serve.settings import LimitSettings, ModelSettings, Provenance, Settings
 from serve.types import EditJob, Form, ModelFacts, OutputFormat, Picture, Pixels, Size
 
 MAX_SEED = 2**64
@@ -70,13 +74,15 @@ class Frame:
 class PreparedEdit:
     """model: the id, aliases resolved. job is None where strength is 0: the answer is then the canvas itself.
 
-    fingerprint: of all that was asked for, in whichever form it came; empty where it was not wanted. stream: whether it
-    is answered by events. caller: the request's `user` and `safety_identifier`, for the log.
+    notes: what the file of each seed tells of its making; empty where the configuration wants none. fingerprint: of all
+    that was asked for, in whichever form it came; empty where it was not wanted. stream: whether it is answered by
+    events. caller: the request's `user` and `safety_identifier`, for the log.
     """
 
     model: str
     job: EditJob | None
     frame: Frame
+    notes: tuple[Note, ...]
     fingerprint: str
     stream: bool
     caller: tuple[str | None, str | None]
@@ -105,8 +111,9 @@ def prepare(body: bytes | Form, origin: Origin, settings: Settings, facts: Mappi
     references = tuple(_references(request, settings.limits, known))
     strength = known.default_strength if request.strength is None else request.strength
     job = None if strength == 0 else _job(request, origin.request_id, drawn, references, frame.seeds, strength, known)
+    notes = _notes(settings.provenance, model.id, job, frame, known)
     caller = (request.user, request.safety_identifier)
-    return PreparedEdit(model.id, job, frame, fingerprint, request.stream, caller)
+    return PreparedEdit(model.id, job, frame, notes, fingerprint, request.stream, caller)
 
 
 def served_model(name: str, settings: Settings) -> ModelSettings:
@@ -124,10 +131,17 @@ def refuse_other_models(principal: Principal, model: ModelSettings) -> None:
         raise ModelNotAllowed(f"this API key is not for the model {model.id}", param="model")
 
 
-def finish(frame: Frame, pictures: Sequence[Pixels] | None) -> list[bytes]:
-    """The encoded outputs: each picture composed with the canvas under the mask. None: the canvas for every seed."""
+def finish(frame: Frame, pictures: Sequence[Pixels] | None, notes: Sequence[Note] = ()) -> list[bytes]:
+    """The encoded outputs: each picture composed with the canvas under the mask. None: the canvas for every seed.
+
+    notes: one a picture, or none at all.
+    """
     drawn = [frame.canvas] * len(frame.seeds) if pictures is None else pictures
-    return [encode(compose(frame.canvas, one, frame.mask), frame.output_format, frame.compression) for one in drawn]
+    told = notes or [None] * len(drawn)
+    return [
+        encode(compose(frame.canvas, one, frame.mask), frame.output_format, frame.compression, note)
+        for one, note in zip(drawn, told, strict=True)
+    ]
 
 
 def _refuse_what_the_model_cannot(request: EditRequest, model: str, facts: ModelFacts) -> None:
@@ -233,6 +247,21 @@ def _job(
         priority=request.priority,
         previews=request.partial_images,
     )
+
+
+def _notes(
+    provenance: Provenance, model: str, job: EditJob | None, frame: Frame, facts: ModelFacts
+) -> tuple[Note, ...]:
+    """One a seed, as if that seed had been asked for alone."""
+    if provenance == "none":
+        return ()
+    size = "x".join(map(str, frame.size))
+    if job is None:
+        return (untouched_note(size),) * len(frame.seeds)
+    parameters = {"num_inference_steps": job.steps, "strength": job.strength, "size": size}
+    guidance = {"guidance_scale": job.guidance} if facts.has_guidance else {}
+    prompt = told_prompt(job.prompt) if provenance == "prompt" else {}
+    return tuple(drawn_note({"model": model, "seed": seed, **parameters, **guidance, **prompt}) for seed in frame.seeds)
 
 
 def _parse_size(size: str) -> Size:

@@ -20,10 +20,12 @@ from serve.codec.geometry import (
     square_reference,
 )
 from serve.codec.picture import MaskMode, decode_mask, decode_picture
+from serve.codec.provenance import Note, drawn_note, told_prompt, untouched_note
 
 __all__ = [
     "FormReader",
     "MaskMode",
+    "Note",
     "auto_size",
     "check_bytes",
     "compose",
@@ -33,9 +35,12 @@ __all__ = [
     "decode_mask",
     "decode_picture",
     "draw_size",
+    "drawn_note",
     "encode",
     "fit_reference",
     "largest_drawn",
     "largest_read",
     "square_reference",
+    "told_prompt",
+    "untouched_note",
 ]

@@ -26,6 +26,7 @@ from serve.deployments.runs import Runs
 from serve.errors import ConfigurationError
 from serve.families import facts_of
 from serve.settings import ModelSettings, Settings, load
+from serve.storage import open_storage
 
 logger = logging.getLogger(__name__)
 APPLICATION = "retouch"
@@ -87,9 +88,10 @@ def __getattr__(name: str) -> ray_serve.Application:
 def start(settings: Settings) -> None:
     """Start Ray on this machine and run the application until every model is ready.
 
-    Raises ConfigurationError when a model cannot be loaded.
+    Raises ConfigurationError when a model cannot be loaded, or the store of results not be used.
     """
     _refuse_open_server(settings, settings.server.host)
+    open_storage(settings.storage).check()
     app = application(settings)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("MALLOC_ARENA_MAX", heap.ARENAS)

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import pybase64
@@ -18,11 +19,13 @@ from serve.errors import EditError
 from serve.prepare import Frame, Origin, PreparedEdit, finish, prepare
 from serve.schema import CompletedEvent, EditResponse, ImageItem, PartialImageEvent, TokenUsage
 from serve.settings import Settings
-from serve.storage import LocalStore
+from serve.storage import Storage, StoreUnreachable, open_storage
 from serve.types import EditResult, Form, ModelFacts, Preview, Usage
 
 logger = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 60.0
+UPLOAD_THREADS = 32
+"""They wait for the store, whose failures must not hold up the threads that compute."""
 NOTHING_DRAWN = EditResult(images=(), usage=Usage(0, 0, 0), timings_ms={}, revised_prompt=None)
 T = TypeVar("T")
 
@@ -35,8 +38,9 @@ class Codec:
         return_pictures_at_once()
         self._settings = settings
         self._facts = facts
-        self._store = LocalStore(settings.storage)
+        self._store = _checked(open_storage(settings.storage))
         self._threads = ThreadPoolExecutor(settings.server.codec_threads, thread_name_prefix="codec")
+        self._uploads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
         threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True).start()
 
     @refusals_as_results
@@ -55,17 +59,19 @@ class Codec:
     async def finish(self, prepared: Prepared, edited: EditResult | EditError | None, base_url: str) -> Answer:
         """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
         drawn = succeeded(edited)
-        return await self._in_thread(lambda: self._finish(prepared, drawn, base_url))
+        files, png_ms = await self._in_thread(lambda: _encoded(prepared, drawn))
+        links = await self._links(files, prepared.edit.frame, base_url)
+        return await self._in_thread(lambda: _answer(prepared, drawn or NOTHING_DRAWN, files, links, png_ms))
 
     @refusals_as_results
     async def preview(self, prepared: Prepared, preview: Preview) -> str:
         """The JSON of a `PartialImageEvent`."""
-        return await self._in_thread(lambda: self._preview(prepared.edit.frame, preview))
+        return await self._in_thread(lambda: _preview(prepared.edit.frame, preview))
 
     @refusals_as_results
     async def completed(self, prepared: Prepared, edited: EditResult | None) -> list[str]:
         """As `finish`, for a stream: the JSON of a `CompletedEvent` for each image."""
-        return await self._in_thread(lambda: self._completed(prepared.edit, edited))
+        return await self._in_thread(lambda: _completed(prepared.edit, edited))
 
     async def ping(self) -> None:
         """Whether this process answers. It does so at once: full threads are load, not a fault."""
@@ -78,53 +84,13 @@ class Codec:
         edit = prepare(body, origin, self._settings, self._facts)
         return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
 
-    def _finish(self, prepared: Prepared, edited: EditResult | None, base_url: str) -> Answer:
-        started = time.monotonic()
-        frame = prepared.edit.frame
-        drawn = edited or NOTHING_DRAWN
-        files = finish(frame, edited and edited.images)
-        answer = EditResponse(
-            created=int(time.time()),
-            model=prepared.edit.model,
-            size=_size_of(frame),
-            output_format=frame.output_format,
-            data=[
-                self._item(data, frame, seed, drawn, base_url) for data, seed in zip(files, frame.seeds, strict=True)
-            ],
-            usage=TokenUsage.of(drawn.usage),
-        )
-        body = answer.model_dump_json().encode()
-        png_ms = (time.monotonic() - started) * 1e3
-        return Answer(body, {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms}, place=drawn.place)
-
-    def _preview(self, frame: Frame, preview: Preview) -> str:
-        return PartialImageEvent(
-            **_picture_of(frame, finish(frame, [preview.pixels])[0]),
-            image_index=preview.image,
-            partial_image_index=preview.index,
-        ).model_dump_json()
-
-    def _completed(self, edit: PreparedEdit, edited: EditResult | None) -> list[str]:
-        drawn, frame = edited or NOTHING_DRAWN, edit.frame
-        files = finish(frame, edited and edited.images)
-        return [
-            CompletedEvent(
-                **_picture_of(frame, data),
-                image_index=index,
-                model=edit.model,
-                seed=seed,
-                revised_prompt=drawn.revised_prompt,
-                usage=TokenUsage.of(drawn.usage),
-            ).model_dump_json()
-            for index, (data, seed) in enumerate(zip(files, frame.seeds, strict=True))
-        ]
-
-    def _item(self, data: bytes, frame: Frame, seed: int, drawn: EditResult, base_url: str) -> ImageItem:
-        if frame.by_url:
-            url = self._store.put(data, frame.output_format, base_url)
-            return ImageItem(url=url, seed=seed, revised_prompt=drawn.revised_prompt)
-        text = pybase64.b64encode_as_string(data)
-        return ImageItem(b64_json=text, seed=seed, revised_prompt=drawn.revised_prompt)
+    async def _links(self, files: Sequence[bytes], frame: Frame, base_url: str) -> list[str]:
+        """One to each file, where links were asked for. The files are stored at the same time."""
+        if not frame.by_url:
+            return []
+        put = partial(self._store.put, output_format=frame.output_format, base_url=base_url)
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(self._uploads, put, data) for data in files))
 
     def _sweep_for_ever(self) -> None:
         never = threading.Event()
@@ -133,6 +99,67 @@ class Codec:
                 self._store.sweep()
             except EditError as error:
                 logger.warning("the store was not swept: %s", error)
+
+
+def _checked(store: Storage) -> Storage:
+    """A replica that is made while the store is away still answers in base64; a wrong configuration stops it."""
+    try:
+        store.check()
+    except StoreUnreachable as error:
+        logger.warning("%s", error)
+    return store
+
+
+def _encoded(prepared: Prepared, drawn: EditResult | None) -> tuple[list[bytes], float]:
+    """The files, and the milliseconds that they took."""
+    started = time.monotonic()
+    files = finish(prepared.edit.frame, drawn and drawn.images, prepared.edit.notes)
+    return files, (time.monotonic() - started) * 1e3
+
+
+def _answer(
+    prepared: Prepared, drawn: EditResult, files: Sequence[bytes], links: Sequence[str], png_ms: float
+) -> Answer:
+    """links: one a file, or none where the files themselves are the answer."""
+    frame = prepared.edit.frame
+    pictures = [{"url": link} for link in links] or [{"b64_json": pybase64.b64encode_as_string(one)} for one in files]
+    answer = EditResponse(
+        created=int(time.time()),
+        model=prepared.edit.model,
+        size=_size_of(frame),
+        output_format=frame.output_format,
+        data=[
+            ImageItem(**picture, seed=seed, revised_prompt=drawn.revised_prompt)
+            for picture, seed in zip(pictures, frame.seeds, strict=True)
+        ],
+        usage=TokenUsage.of(drawn.usage),
+    )
+    timings_ms = {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms}
+    return Answer(answer.model_dump_json().encode(), timings_ms, place=drawn.place)
+
+
+def _preview(frame: Frame, preview: Preview) -> str:
+    return PartialImageEvent(
+        **_picture_of(frame, finish(frame, [preview.pixels])[0]),
+        image_index=preview.image,
+        partial_image_index=preview.index,
+    ).model_dump_json()
+
+
+def _completed(edit: PreparedEdit, edited: EditResult | None) -> list[str]:
+    drawn, frame = edited or NOTHING_DRAWN, edit.frame
+    files = finish(frame, edited and edited.images, edit.notes)
+    return [
+        CompletedEvent(
+            **_picture_of(frame, data),
+            image_index=index,
+            model=edit.model,
+            seed=seed,
+            revised_prompt=drawn.revised_prompt,
+            usage=TokenUsage.of(drawn.usage),
+        ).model_dump_json()
+        for index, (data, seed) in enumerate(zip(files, frame.seeds, strict=True))
+    ]
 
 
 def _size_of(frame: Frame) -> str:

@@ -31,7 +31,7 @@ from serve.metrics import CONTENT_TYPE, exposition
 from serve.prepare import Origin, refuse_other_models, served_model
 from serve.schema import ErrorBody, ModelBody, ModelList
 from serve.settings import Settings
-from serve.storage import LocalStore
+from serve.storage import open_storage
 from serve.types import ModelFacts, QueuePlace
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Ingress:
         self._runs = runs
         self._edits = Edits(codec, editors)
         self._door = Door(settings.auth, quotas)
-        self._store = LocalStore(settings.storage)
+        self._store = open_storage(settings.storage)
         self._bodies = BodyBudget(settings.limits)
         self._engines = Engines(editors)
 

@@ -17,12 +17,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlencode
 
 from serve.errors import BackendUnavailable, ConfigurationError, InvalidSignature, LinkExpired, NotFound
 from serve.settings import StorageSettings
-from serve.storage.base import StorageFull
+from serve.storage.base import StorageFull, StoredFile
 from serve.storage.room import Look, Room
 from serve.types import OutputFormat
 
@@ -39,11 +38,6 @@ ABANDONED_S = 600.0
 _NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class StoredFile(NamedTuple):
-    data: bytes
-    media_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +96,9 @@ class LocalStore:
         Raises BackendUnavailable when the folder cannot be read.
         """
         return self._room.refresh().removed
+
+    def check(self) -> None:
+        """Nothing that was not needed to open it."""
 
     def _remove_expired(self) -> Look:
         now = self._clock()

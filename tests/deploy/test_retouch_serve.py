@@ -52,7 +52,7 @@ def test_weights_that_are_not_there_are_one_sentence(tmp_path: Path):
 
 @contextmanager
 def serving(port: int, *options: str) -> Generator[subprocess.Popen[bytes]]:
-    """A server by the command, ready to be called."""
+    """`retouch serve` with these options, ready to edit."""
     command = [RETOUCH, "serve", "--port", str(port), *options]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:

@@ -1,11 +1,15 @@
 """The file formats of results."""
 
+import io
+import json
+
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import pictures
-from tests.http.api import canvas_request, draw, files, pixels, post
+from tests.http.api import canvas_request, draw, drawing_request, files, pixels, post
 
 CANVAS = pictures.photo((256, 256))
 
@@ -47,3 +51,19 @@ def test_a_lower_compression_value_gives_a_smaller_and_worse_file(http: httpx.Cl
 def test_the_format_does_not_change_what_is_drawn(http: httpx.Client) -> None:
     (png,), (webp,) = draw(http, output_format="png"), draw(http, output_format="webp")
     np.testing.assert_array_equal(pixels(png), pixels(webp))
+
+
+def test_a_file_tells_the_model_and_the_seed_of_the_answer(http: httpx.Client) -> None:
+    answer = post(http, drawing_request(n=2, seed=None))
+    told = [json.loads(Image.open(io.BytesIO(file)).info["retouch"]) for file in files(answer)]
+    assert [note["seed"] for note in told] == [item["seed"] for item in answer.json()["data"]]
+    assert {note["model"] for note in told} == {answer.json()["model"]}
+    assert not any("prompt" in note for note in told)
+
+
+def test_what_a_file_tells_is_enough_to_draw_it_again(http: httpx.Client) -> None:
+    fields = {"size": "256x256", "prompt": "make it black and white", "strength": 0.5}
+    (file,) = draw(http, **{**fields, "seed": None})
+    told = json.loads(Image.open(io.BytesIO(file)).info["retouch"])
+    del told["server"]
+    assert draw(http, prompt=fields["prompt"], **told) == [file]

@@ -51,6 +51,14 @@ def test_without_a_file_the_embedded_model_is_served_on_this_machine_only():
     assert settings.storage.lifetime_s == 3600
 
 
+def test_a_bucket_is_configured_by_file_and_variables_together(file: Path, monkeypatch: pytest.MonkeyPatch):
+    written(file, {"storage": {"url": "s3://results/a", "options": {"region": "eu-west-1"}, "lifetime_s": 604800}})
+    monkeypatch.setenv("RETOUCH_STORAGE__OPTIONS", '{"virtual_hosted_style_request": true}')
+    storage = load(file).storage
+    assert (storage.url, storage.lifetime_s) == ("s3://results/a", 604800)
+    assert storage.options == {"region": "eu-west-1", "virtual_hosted_style_request": True}
+
+
 def test_a_variable_wins_over_an_override_that_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch):
     written(file, {"server": {"port": 1, "codec_replicas": 1, "codec_threads": 1, "host": "file"}})
     monkeypatch.setenv("RETOUCH_SERVER__PORT", "3")
@@ -137,9 +145,23 @@ def test_a_null_in_a_variable_or_an_override_is_the_default_and_not_what_the_fil
         ("server: 3", "configuration key server in FILE: "),
         ("models: [{id: a b, family: f, weights: w}]", "configuration key models.0.id in FILE: "),
         ("storage: {lifetime_s: .inf}", "configuration key storage.lifetime_s in FILE: "),
+        ("storage: {url: 'ftp://a/b'}", "configuration key storage.url in FILE: 'ftp://a/b' is none of s3://"),
+        ("storage: {url: 's3://'}", "'s3://' is none of s3://bucket/prefix, "),
+        ("storage: {url: 's3://bucket/a?b=c'}", "'s3://bucket/a?b=c' is none of s3://bucket/prefix, "),
+        (
+            "storage: {url: 's3://b', lifetime_s: 604801}",
+            "lifetime_s is 604801; signed links of a bucket work for at most",
+        ),
+        ("storage: {url: 's3://b', folder: /tmp/a}", "in FILE: folder is of the embedded store, and url names s3://b"),
+        ("storage: {options: {region: x}}", "in FILE: options is of a bucket, and url names none"),
+        ("storage: {url: 's3://b', option: {}}", "unknown configuration key storage.option in FILE"),
+        ("storage: {url: 's3://b', options: {region: 1}}", "configuration key storage.options.region"),
+        ("storage: {url: 'gs://b', public_endpoint: 'https://a'}", "public_endpoint is for s3:// alone"),
+        ("storage: {url: 's3://b', public_endpoint: a}", "an endpoint is https://host"),
         ("storage: {lifetime_s: 0}", "configuration key storage.lifetime_s in FILE: "),
         ("server: {port: 1, port: 2}", "the key port occurs twice"),
         ("server: {port: 1}\nserver: {port: 1}", "the key server occurs twice"),
+        ("provenance: all", "configuration key provenance in FILE: "),
         ("default_model: other", "default_model 'other' is none of retouch-tiny"),
         ("[server]", "FILE must be a mapping of keys, not list"),
         ("server: [", "FILE is no good YAML: "),
@@ -277,6 +299,9 @@ def test_an_unknown_override_stops_the_start():
 
 def test_a_secret_is_not_shown_in_the_message(file: Path):
     assert "1234" not in refused(written(file, "storage: {secret: 1234}"))
+    assert "1234" not in refused(written(file, "storage: {url: 's3://b', options: {secret_access_key: 1234}}"))
+    assert "1234" not in refused(written(file, "storage: {url: 's3://b', options: [1234]}"))
+    assert "1234" not in refused(written(file, "storage: {url: 's3://key:1234@bucket/a'}"))
 
 
 def test_a_file_that_is_not_there_or_not_text_stops_the_start(tmp_path: Path, file: Path):
