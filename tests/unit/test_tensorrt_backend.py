@@ -144,6 +144,19 @@ def test_a_refusal_tells_the_command_that_builds_another(built: Built):
         built.checked(architecture="sm_90")
 
 
+def test_the_command_is_that_of_the_engine_that_is_there_or_for_what_is_asked(built: Built):
+    command = "retouch build-engines --model m --components mixer --backend {} --precision float32{}, with "
+    path = built.engine.version / MANIFEST
+    path.write_text(path.read_text().replace('"tensorrt_plan"', '"python"'))
+
+    told = built.engine.advice("tensorrt", "float32", Asked(references=(0, 1, 2)))
+
+    assert command.format("tensorrt", " --references 0,1,2 --python") in told
+    assert command.format("openvino", "") in built.engine.advice("openvino", "float32")
+    path.unlink()
+    assert command.format("tensorrt", " --batch 2") in built.engine.advice("tensorrt", "float32", Asked(batches=(2,)))
+
+
 def test_an_engine_of_other_weights_is_refused(built: Built):
     (built.weights / "config.json").write_text('{"trained": "anew"}')
 
