@@ -1,0 +1,46 @@
+"""Configuration: one YAML file and `RETOUCH_*` variables, resolved once at start. Nothing else reads the environment.
+
+`load` answers a frozen `Settings` in which every value is decided, or raises `ConfigurationError` with one sentence
+that names the key. A variable names a section, or a key of one after `__` (`RETOUCH_SERVER__PORT=8080`), and wins over
+the file; `RETOUCH_MODELS` holds the whole list as JSON. A null stands for the default of its key.
+"""
+
+from serve.settings.load import CONFIG_VARIABLE, ENV_PREFIX, Provenance, Settings, load
+from serve.settings.models import (
+    EMBEDDED_CHECKPOINT,
+    BackendName,
+    ComponentSettings,
+    ModelId,
+    ModelSettings,
+    Precision,
+    SimulatedSettings,
+    TritonSettings,
+    embedded_model,
+)
+from serve.settings.section import MIB
+from serve.settings.service import AuthSettings, IdempotencySettings, LimitSettings, ServerSettings
+from serve.settings.storage import BUCKET_LIFETIME_S, StorageSettings
+
+__all__ = [
+    "BUCKET_LIFETIME_S",
+    "CONFIG_VARIABLE",
+    "EMBEDDED_CHECKPOINT",
+    "ENV_PREFIX",
+    "MIB",
+    "AuthSettings",
+    "BackendName",
+    "ComponentSettings",
+    "IdempotencySettings",
+    "LimitSettings",
+    "ModelId",
+    "ModelSettings",
+    "Precision",
+    "Provenance",
+    "ServerSettings",
+    "Settings",
+    "SimulatedSettings",
+    "StorageSettings",
+    "TritonSettings",
+    "embedded_model",
+    "load",
+]
