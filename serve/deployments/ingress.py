@@ -24,6 +24,7 @@ from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import Edge, install_error_handlers
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Ticket
+from serve.deployments.playground import PAGE, Playground
 from serve.deployments.runbook import KEY_HEADER, claim_of, claims, idempotency_key
 from serve.deployments.streams import EditStream, StreamResponse, wants_progress
 from serve.errors import BackendUnavailable, EditError, InvalidRequest, NotFound
@@ -106,7 +107,7 @@ class Ingress:
                 facts=facts[model.id],
                 created=started,
             )
-            for model in settings.models
+            for model in sorted(settings.models, key=lambda model: model is not settings.model(""))  # the default first
         }
         self._codec = codec
         self._editors = editors
@@ -116,6 +117,7 @@ class Ingress:
         self._store = open_storage(settings.storage)
         self._bodies = BodyBudget(settings.limits)
         self._engines = Engines(editors)
+        self._playground = Playground()
 
     @api.post(EDITS_ROUTE, responses=EDIT_ANSWERS, openapi_extra={"parameters": EDIT_HEADERS})
     async def edit(self, request: Request) -> Response:
@@ -162,6 +164,16 @@ class Ingress:
         left_s = max(0, int(expires) - int(time.time()))
         headers = {"cache-control": f"private, max-age={left_s}, immutable", "x-content-type-options": "nosniff"}
         return Response(stored.data, media_type=stored.media_type, headers=headers)
+
+    @api.get("/", include_in_schema=False)
+    async def page(self, request: Request) -> Response:
+        """The page to try edits on."""
+        return self._playground.answer(PAGE, request)
+
+    @api.get("/playground/{name}", include_in_schema=False)
+    async def part_of_page(self, name: str, request: Request) -> Response:
+        """What the page consists of."""
+        return self._playground.answer(name, request)
 
     @api.get("/healthz")
     async def healthz(self) -> dict[str, str]:
