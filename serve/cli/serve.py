@@ -98,7 +98,7 @@ def welcome(server: "ServerSettings") -> str:
     picture = shlex.quote(_example())
     elsewhere = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
     return f"""
-Retouch is ready at {url}; the API's reference is at {url}/docs.
+Retouch is ready. Open {url} in a browser to try it; the API's reference is at {url}/docs.
 
 An edit by the command line:
 

@@ -47,9 +47,12 @@ async function asked() {
 async function run() {
   if (running) return;
   running = new AbortController();
+  showRunning(true);
+  tell("Sending");
   try {
     const request = await asked();
     if (request) await draw(request, running.signal);
+    else tell("");
   } catch (error) {
     fail(error);
   } finally {
@@ -60,8 +63,6 @@ async function run() {
 
 async function draw(request, signal) {
   const started = performance.now();
-  showRunning(true);
-  tell("Sending");
   const { ahead, seconds, happened } = await streamEdit(formOf(request), signal);
   tell(ahead > 0 ? `${ahead} ahead in the queue; about ${Math.ceil(seconds)} s` : "Drawing");
   const { texts } = request;

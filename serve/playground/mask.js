@@ -107,6 +107,6 @@ export class Mask {
 
 function png(image) {
   const canvas = new OffscreenCanvas(image.width, image.height);
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  canvas.getContext("2d", { alpha: false }).putImageData(image, 0, 0);
   return canvas.convertToBlob({ type: "image/png" });
 }
