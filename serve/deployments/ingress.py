@@ -24,9 +24,9 @@ from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import Edge, install_error_handlers
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Ticket
-from serve.deployments.playground import PAGE, Playground
 from serve.deployments.runbook import KEY_HEADER, claim_of, claims, idempotency_key
 from serve.deployments.streams import EditStream, StreamResponse, wants_progress
+from serve.deployments.web import PAGE, PLAYGROUND, SWAGGER_UI, WebFiles, reference
 from serve.errors import BackendUnavailable, EditError, InvalidRequest, NotFound
 from serve.metrics import CONTENT_TYPE, exposition
 from serve.prepare import Origin, refuse_other_models, served_model
@@ -59,6 +59,8 @@ api = Api(
     version="1",
     redirect_slashes=False,  # an unknown address is a 404, not a redirect that sends the body twice
     responses={"default": {"model": ErrorBody}},
+    docs_url=None,  # FastAPI's own pages fetch their scripts from another host
+    redoc_url=None,
 )
 install_error_handlers(api)
 api.add_middleware(Edge)
@@ -117,7 +119,8 @@ class Ingress:
         self._store = open_storage(settings.storage)
         self._bodies = BodyBudget(settings.limits)
         self._engines = Engines(editors)
-        self._playground = Playground()
+        self._playground = WebFiles(PLAYGROUND)
+        self._swagger_ui = WebFiles(SWAGGER_UI)
 
     @api.post(EDITS_ROUTE, responses=EDIT_ANSWERS, openapi_extra={"parameters": EDIT_HEADERS})
     async def edit(self, request: Request) -> Response:
@@ -174,6 +177,16 @@ class Ingress:
     async def part_of_page(self, name: str, request: Request) -> Response:
         """What the page consists of."""
         return self._playground.answer(name, request)
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs(self) -> Response:
+        """The API's reference."""
+        return reference(api.title)
+
+    @api.get("/docs/{name}", include_in_schema=False)
+    async def part_of_docs(self, name: str, request: Request) -> Response:
+        """What the reference consists of."""
+        return self._swagger_ui.answer(name, request)
 
     @api.get("/healthz")
     async def healthz(self) -> dict[str, str]:

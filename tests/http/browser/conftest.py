@@ -72,7 +72,9 @@ def page(server: Server, context: BrowserContext, refusals: list[int]) -> Iterat
     page.goto(server.url)
     page.wait_for_selector("#num_inference_steps")
     yield page
-    assert [request.url for request in requests if not request.url.startswith((f"{server.url}/", "blob:"))] == []
+    assert [
+        request.url for request in requests if not request.url.startswith((f"{server.url}/", "blob:", "data:"))
+    ] == []
     expected = [f"the server responded with a status of {status}" for status in refusals]
     assert [message.text for message in said if not any(told in message.text for told in expected)] == []
     assert broken == []

@@ -36,6 +36,11 @@ def test_the_page_is_no_part_of_the_api_description(http: httpx.Client) -> None:
     assert not [path for path in http.get("/openapi.json").json()["paths"] if path == "/" or "playground" in path]
 
 
+def test_the_reference_comes_from_this_server_as_well(page: Page) -> None:
+    page.get_by_role("link", name="API reference").click()
+    expect(page.get_by_text("/v1/images/edits").first).to_be_visible()
+
+
 @pytest.mark.parametrize("name", [TINY, KONTEXT])
 def test_parameters_have_the_models_defaults_and_ranges(page: Page, http: httpx.Client, name: str) -> None:
     model = http.get(f"/v1/models/{name}").json()
