@@ -12,7 +12,8 @@ export class Brush {
   #mask;
   #changed;
   #place = [0, 0];
-  #painting = false;
+  /** What a pointer that is down paints, or null. */
+  #stroke = null;
 
   /**
    * @param {import("./mask.js").Mask} mask
@@ -44,22 +45,22 @@ export class Brush {
     canvas.addEventListener("pointermove", (event) => this.#onMove(event));
     canvas.addEventListener("pointerenter", () => this.#show(true));
     canvas.addEventListener("pointerleave", () => this.#show(false));
-    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.#painting = false));
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.#stroke = null));
   }
 
   #onDown(event) {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || !event.isPrimary) return;
     this.#canvas.setPointerCapture(event.pointerId);
-    this.#painting = true;
     this.#move(this.#placeOf(event));
-    this.#begin();
+    this.#stroke = this.#begin();
   }
 
   #onMove(event) {
+    if (!event.isPrimary) return;
     const passed = event.getCoalescedEvents?.() ?? [];
     for (const each of passed.length ? passed : [event]) {
       this.#move(this.#placeOf(each));
-      if (this.#painting) this.#mask.extend(this.#place);
+      if (this.#stroke) this.#mask.extend(this.#stroke, this.#place);
     }
   }
 
@@ -74,12 +75,12 @@ export class Brush {
   }
 
   #step([right, down], painting) {
-    if (painting) this.#begin();
+    const stroke = painting ? this.#begin() : null;
     const { width, height } = this.#canvas;
     const step = Math.max(1, this.#width * STEP);
     const [x, y] = this.#place;
     this.#move([clamp(x + right * step, width), clamp(y + down * step, height)]);
-    if (painting) this.#mask.extend(this.#place);
+    if (stroke) this.#mask.extend(stroke, this.#place);
     this.#show(true);
   }
 
@@ -89,8 +90,10 @@ export class Brush {
   }
 
   #begin() {
-    this.#mask.do({ erase: chosen("tool") === "erase", width: this.#width, points: [this.#place] });
+    const stroke = { erase: chosen("tool") === "erase", width: this.#width, points: [this.#place] };
+    this.#mask.do(stroke);
     this.#changed();
+    return stroke;
   }
 
   #placeOf(event) {

@@ -118,7 +118,9 @@ export class Easel {
     });
   }
 
+  /** Text that is dragged, as into the prompt, is the browser's. */
   #onDrag(event, over) {
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     document.body.classList.toggle("dragging", over);
   }

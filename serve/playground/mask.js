@@ -37,9 +37,9 @@ export class Mask {
     this.#draw(operation);
   }
 
-  /** Goes on with the stroke that was done last. */
-  extend(point) {
-    const stroke = this.#done.at(-1);
+  /** Goes on with a stroke, unless it was taken back meanwhile. */
+  extend(stroke, point) {
+    if (this.#done.at(-1) !== stroke) return;
     stroke.points.push(point);
     this.#drawSegment(stroke, stroke.points.at(-2), point);
   }

@@ -317,6 +317,7 @@ def test_a_host_that_is_not_this_machine_stops_the_start(run: Terminal):
 )
 def test_the_screen_when_ready_names_an_address_that_can_be_called(host: str, url: str):
     screen = welcome(ServerSettings(host=host, port=8080))
+    assert f"Open {url} in a browser" in screen
     assert f"curl -s {url}/v1/images/edits" in screen
     assert f"--url {url}" in screen
     assert f'httpx.post("{url}/v1/images/edits"' in screen

@@ -93,6 +93,20 @@ def test_undo_takes_back_one_at_a_time_and_redo_brings_it_again(playground: Play
     expect(playground.page.locator("#undo")).to_be_disabled()
 
 
+def test_a_stroke_that_is_taken_back_while_it_is_painted_stays_away(playground: Playground, page: Page) -> None:
+    _begin(playground)
+    playground.paint((0.2, 0.2))
+    before = playground.mask()
+    box = page.locator("#mask").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.keyboard.press("Control+z")
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.9, steps=3)
+    page.mouse.up()
+    np.testing.assert_array_equal(playground.mask(), before)
+
+
 def test_undo_in_the_prompt_is_the_prompts_own(playground: Playground, page: Page) -> None:
     _begin(playground)
     playground.paint((0.5, 0.5))
