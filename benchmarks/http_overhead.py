@@ -19,7 +19,7 @@ from benchmarks.server import serving
 from serve.engine.engine import Engine
 from serve.engine.load import load_engine
 from serve.families import facts_of
-from serve.prepare import Origin, prepare
+from serve.prepare import Origin, prepare, read
 from serve.settings import Settings, embedded_model
 
 PROMPT = "make it black and white"
@@ -55,7 +55,7 @@ def _in_process(engine: Engine, settings: Settings, body: dict[str, object], see
     """The engine call alone: the body is decoded before the clock starts."""
     content = httpx.Request("POST", "http://engine", json={**body, "seed": seed}).content
     facts = {model.id: facts_of(model) for model in settings.models}
-    job = prepare(content, Origin(f"run-{seed}"), settings, facts).job
+    job = prepare(read(content), Origin(f"run-{seed}"), settings, facts).job
     assert job is not None
     started = time.perf_counter()
     engine.submit(job).result()

@@ -96,12 +96,16 @@ class _Drawn:
     mask: Pixels | None
 
 
-def prepare(body: bytes | Form, origin: Origin, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
-    """Check a body, JSON or a form, against the schema, the limits and the model, and decode its pictures.
+def read(body: bytes | Form) -> EditRequest:
+    """The request in a body, JSON or a form. Raises an InvalidRequest that names the field."""
+    return parse_form(body) if isinstance(body, Form) else parse(body)
+
+
+def prepare(request: EditRequest, origin: Origin, settings: Settings, facts: Mapping[str, ModelFacts]) -> PreparedEdit:
+    """Check a request against the limits and the model, and decode its pictures.
 
     facts: by model id. Raises an InvalidRequest or ModelNotFound that names the parameter at fault.
     """
-    request = parse_form(body) if isinstance(body, Form) else parse(body)
     model = served_model(request.model or "", settings)
     refuse_other_models(origin.principal, model)
     known = facts[model.id]

@@ -16,7 +16,8 @@ from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Prepared, Ticket
 from serve.errors import EditError
-from serve.prepare import Frame, Origin, PreparedEdit, finish, prepare
+from serve.links import Links
+from serve.prepare import Frame, Origin, PreparedEdit, finish, prepare, read
 from serve.schema import CompletedEvent, EditResponse, ImageItem, PartialImageEvent, TokenUsage
 from serve.settings import Settings
 from serve.storage import Storage, StoreUnreachable, open_storage
@@ -38,6 +39,7 @@ class Codec:
         return_pictures_at_once()
         self._settings = settings
         self._facts = facts
+        self._fetcher = Links(settings.links, settings.limits.image_bytes)
         self._store = _checked(open_storage(settings.storage))
         self._threads = ThreadPoolExecutor(settings.server.codec_threads, thread_name_prefix="codec")
         self._uploads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
@@ -46,7 +48,10 @@ class Codec:
     @refusals_as_results
     async def prepare(self, body: bytes | Form, origin: Origin) -> Prepared:
         """Validate and decode a body. Raises an EditError that names the parameter at fault."""
-        return await self._in_thread(lambda: self._prepare(body, origin))
+        started = time.monotonic()
+        request = await self._fetcher.fetched(await self._in_thread(lambda: read(body)))
+        edit = await self._in_thread(lambda: prepare(request, origin, self._settings, self._facts))
+        return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
 
     @refusals_as_results
     async def ticket(self, prepared: Prepared | EditError) -> Ticket:
@@ -78,11 +83,6 @@ class Codec:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def _prepare(self, body: bytes | Form, origin: Origin) -> Prepared:
-        started = time.monotonic()
-        edit = prepare(body, origin, self._settings, self._facts)
-        return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
 
     async def _links(self, files: Sequence[bytes], frame: Frame, base_url: str) -> list[str]:
         """One to each file, where links were asked for. The files are stored at the same time."""

@@ -138,7 +138,7 @@ def _in_words(rule: Schema) -> str:
     if "enum" in rule:
         return "one of " + ", ".join(json.dumps(value) for value in rule["enum"])
     if "pattern" in rule:
-        return "a data: URL (links are not fetched)"
+        return "a data: URL, or an https link where the server fetches them"
     kind = rule["type"]
     if "minLength" in rule:
         kind = "long string" if "maxLength" in rule else "name"

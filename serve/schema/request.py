@@ -82,11 +82,17 @@ _Optional = Annotated[_T, _NullIsAbsent()]
 
 
 class ImageReference(BaseModel):
-    """A picture in the form of OpenAI's JSON clients. Links are not fetched."""
+    """A picture in the form of OpenAI's JSON clients."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    image_url: Annotated[str, Field(pattern="^data:", description="A `data:image/png;base64,` URL.")]
+    image_url: Annotated[
+        str,
+        Field(
+            pattern="^(data:|https://)",
+            description="A `data:image/png;base64,` URL, or an `https` link to a PNG where the server fetches them.",
+        ),
+    ]
 
 
 class EditRequest(BaseModel):

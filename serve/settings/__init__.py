@@ -18,7 +18,7 @@ from serve.settings.models import (
     embedded_model,
 )
 from serve.settings.section import MIB
-from serve.settings.service import AuthSettings, IdempotencySettings, LimitSettings, ServerSettings
+from serve.settings.service import AuthSettings, IdempotencySettings, LimitSettings, LinkSettings, ServerSettings
 from serve.settings.storage import BUCKET_LIFETIME_S, StorageSettings
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ComponentSettings",
     "IdempotencySettings",
     "LimitSettings",
+    "LinkSettings",
     "ModelId",
     "ModelSettings",
     "Precision",

@@ -15,7 +15,7 @@ from serve.errors import ConfigurationError
 from serve.kubernetes import is_service_variable
 from serve.settings.models import ModelSettings, embedded_model
 from serve.settings.section import Section, without_nulls
-from serve.settings.service import AuthSettings, IdempotencySettings, LimitSettings, ServerSettings
+from serve.settings.service import AuthSettings, IdempotencySettings, LimitSettings, LinkSettings, ServerSettings
 from serve.settings.storage import StorageSettings
 
 ENV_PREFIX = "RETOUCH_"
@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     storage: StorageSettings = StorageSettings()
+    links: LinkSettings = LinkSettings()
     auth: AuthSettings = AuthSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
     provenance: Provenance = "parameters"

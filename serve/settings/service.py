@@ -2,11 +2,13 @@
 
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from serve.settings.section import MIB, Section
+
+Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?$")]
 
 
 class ServerSettings(Section):
@@ -37,6 +39,16 @@ class LimitSettings(Section):
     request_timeout_s: float = Field(default=600.0, gt=0)
     bodies_bytes: int = Field(default=512 * MIB, ge=1024)
     requests_in_flight: int = Field(default=256, ge=1)
+
+
+class LinkSettings(Section):
+    """Pictures that a request gives as `https` links. hosts: that they are fetched from, `files.example.com` or, for
+    all names below one, `*.example.com`, with a port where it is not 443; empty: links are refused. timeout_s: for all
+    of one picture. Private addresses are never fetched from.
+    """
+
+    hosts: tuple[Host, ...] = ()
+    timeout_s: float = Field(default=10.0, gt=0)
 
 
 class AuthSettings(Section):

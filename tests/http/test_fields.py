@@ -81,7 +81,7 @@ REFUSED: tuple[tuple[Fields, str, str], ...] = (
     ({"images": [SOURCE, None]}, "invalid_type", "images[1]"),
     ({"images": [{}]}, "missing_required_parameter", "images[0].image_url"),
     ({"images": [{"image_url": 1}]}, "invalid_type", "images[0].image_url"),
-    ({"images": [{"image_url": "https://example.com/a.png"}]}, "invalid_value", "images[0].image_url"),
+    ({"images": [{"image_url": "http://example.com/a.png"}]}, "invalid_value", "images[0].image_url"),
     ({"images": [{"image_url": f"data:image/png;base64,{SOURCE}", "x": 1}]}, "unknown_parameter", "images[0].x"),
     ({"prompt": ABSENT}, "missing_required_parameter", "prompt"),
     ({"prompt": None}, "missing_required_parameter", "prompt"),

@@ -75,7 +75,7 @@ BAD: dict[str, tuple[str, str]] = {
     "cut base64": (SMALL.rstrip("=")[:-1], "invalid_base64"),
     "a data URL without data": ("data:image/png;base64", "invalid_base64"),
     "a data URL without base64": ("data:image/png,abcd", "invalid_base64"),
-    "a link": ("https://example.com/cat.png", "invalid_base64"),
+    "a link": ("https://example.com/cat.png", "invalid_value"),
     "a local link": ("http://127.0.0.1:8000/healthz", "invalid_base64"),
     "a path": ("file:///etc/passwd", "invalid_base64"),
     "one byte more than 4 MiB": (pictures.base64_of(pictures.of_bytes(4 * MIB + 1)), "image_too_large"),

@@ -21,7 +21,7 @@ from benchmarks.scrape import Scrape
 from serve.deployments.http import error_response
 from serve.errors import BackendUnavailable, EditError, InternalError, Overloaded
 from serve.families import facts_of
-from serve.prepare import Origin, prepare
+from serve.prepare import Origin, prepare, read
 from serve.settings import ModelSettings, Settings
 
 SOUND = sound_requests(12, seed=1)
@@ -45,13 +45,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @pytest.mark.parametrize("malformed", MALFORMED, ids=lambda one: one.name)
 def test_each_malformed_request_breaks_the_rule_that_it_says(malformed: Any) -> None:
     with pytest.raises(EditError) as refused:
-        prepare(malformed.body, Origin("test"), SETTINGS, {MODEL.id: facts_of(MODEL)})
+        prepare(read(malformed.body), Origin("test"), SETTINGS, {MODEL.id: facts_of(MODEL)})
     assert (refused.value.status, refused.value.code) == malformed.refusal
 
 
 @pytest.mark.parametrize("sound", SOUND, ids=range(len(SOUND)))
 def test_each_sound_request_runs_the_row_steps_that_it_says(sound: Sound) -> None:
-    job = prepare(sound.body, Origin("test"), SETTINGS, {MODEL.id: facts_of(MODEL)}).job
+    job = prepare(read(sound.body), Origin("test"), SETTINGS, {MODEL.id: facts_of(MODEL)}).job
     assert job is not None
     assert len(job.seeds) * max(1, int(job.steps * job.strength)) == sound.row_steps
 

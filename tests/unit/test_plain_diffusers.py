@@ -23,7 +23,7 @@ from benchmarks.workload import Workload
 from serve.engine.engine import Engine
 from serve.engine.load import load_engine
 from serve.families import facts_of
-from serve.prepare import Origin, finish, prepare
+from serve.prepare import Origin, finish, prepare, read
 from serve.settings import ModelSettings, Settings
 from serve.types import Pixels
 from tests import pictures
@@ -133,7 +133,7 @@ def _theirs(url: str, body: dict[str, Any]) -> list[Pixels]:
 
 def _ours(engine: Engine, model: ModelSettings, body: dict[str, Any]) -> list[Pixels]:
     settings = Settings(models=(model,))
-    prepared = prepare(json.dumps(body).encode(), Origin("test"), settings, {model.id: facts_of(model)})
+    prepared = prepare(read(json.dumps(body).encode()), Origin("test"), settings, {model.id: facts_of(model)})
     assert prepared.job is not None
     result = engine.submit(prepared.job).result(120)
     return [_pixels(file) for file in finish(prepared.frame, result.images)]

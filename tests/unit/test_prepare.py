@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from serve.errors import EditError, InvalidImage, MaskSizeMismatch, ModelNotFound, UnsupportedParameter
-from serve.prepare import MAX_SEED, RANDOM_SEEDS, Origin, PreparedEdit, finish, prepare
+from serve.prepare import MAX_SEED, RANDOM_SEEDS, Origin, PreparedEdit, finish, prepare, read
 from serve.settings import LimitSettings, Settings
 from serve.types import ModelFacts, Pixels
 from tests import pictures
@@ -33,7 +33,7 @@ BROKEN = "no base64 at all!"
 
 def prepared(facts: ModelFacts = FACTS, settings: Settings | None = None, **fields: Any) -> PreparedEdit:
     body = {"images": [png()], "prompt": "make it blue", **fields}
-    return prepare(json.dumps(body).encode(), Origin("request"), settings or Settings(), {MODEL: facts})
+    return prepare(read(json.dumps(body).encode()), Origin("request"), settings or Settings(), {MODEL: facts})
 
 
 def png(pixels: Pixels | None = None) -> str:

@@ -136,7 +136,7 @@ def test_a_prompt_is_counted_in_characters_and_not_in_bytes():
         ({"images": [{}]}, "missing_required_parameter", "images[0].image_url"),
         ({"images": [{"image_url": None}]}, "missing_required_parameter", "images[0].image_url"),
         ({"images": [{"image_url": 7}]}, "invalid_type", "images[0].image_url"),
-        ({"images": [{"image_url": "https://a.example/b.png"}]}, "invalid_value", "images[0].image_url"),
+        ({"images": [{"image_url": "http://a.example/b.png"}]}, "invalid_value", "images[0].image_url"),
         ({"images": ["a", {"image_url": "data:,", "foo": 1}]}, "unknown_parameter", "images[1].foo"),
         ({"prompt": ""}, "invalid_value", "prompt"),
         ({"prompt": " \t\n\u2003"}, "invalid_value", "prompt"),
