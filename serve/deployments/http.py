@@ -41,8 +41,8 @@ def install_error_handlers(api: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, EditError)
-        # Both quote what the caller sent: as JSON they stay on their line.
-        told = json.dumps([request.url.path, error.message])
+        # Both quote what the caller sent: as JSON they stay on their line. No prompt comes into a log.
+        told = json.dumps([request.url.path, "prompt" if error.param == "prompt" else error.message])
         logger.info("%d %s %s", error.status, error.code, told)
         return error_response(error)
 

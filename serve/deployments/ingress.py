@@ -135,8 +135,10 @@ class Ingress:
                 prepared, ticket = await self._prepare(request, principal)
                 headers |= await held.enter_async_context(self._door.images(principal, ticket.images))
                 if ticket.streams:
+                    stream = self._stream(prepared, ticket, request, deadline)
+                    headers |= _place(await stream.begin())
                     held.callback(lambda: _log(principal, ticket, started, "streamed"))
-                    return await self._stream(prepared, ticket, request, deadline, held, headers)
+                    return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, headers)
                 answer, replayed = await self._answer(prepared, ticket, request, principal, deadline)
         timing = _server_timing(answer)
         _log(principal, ticket, started, f"{timing} replayed" if replayed else timing)
@@ -195,7 +197,7 @@ class Ingress:
 
     @api.get("/readyz")
     async def readyz(self) -> dict[str, str]:
-        """Whether every model, and the codec, can do their part of an edit; 503 naming the first that cannot."""
+        """Whether every model, the codec and the runs can do their part; 503 naming the first that cannot."""
         for name, deployment in {"codec": self._codec, "runs": self._runs, **self._editors}.items():
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
@@ -226,20 +228,10 @@ class Ingress:
         claim = claim_of(request.headers, principal.name, ticket.fingerprint)
         return await answered(self._runs.answer.remote(claim, prepared, ticket, base_url, deadline.left_s()))
 
-    async def _stream(
-        self,
-        prepared: Call,
-        ticket: Ticket,
-        request: Request,
-        deadline: Deadline,
-        held: AsyncExitStack,
-        headers: Mapping[str, str],
-    ) -> Response:
-        """held: what is closed when the stream has ended. headers: of its answer."""
+    def _stream(self, prepared: Call, ticket: Ticket, request: Request, deadline: Deadline) -> EditStream:
+        """Raises InvalidRequest where the caller wants what no stream can be."""
         if idempotency_key(request.headers):
             raise InvalidRequest(f"the header {KEY_HEADER} is of plain answers; a stream cannot be answered again")
         editor = self._editors[ticket.model] if ticket.draws else None
         progress = wants_progress(request.headers)
-        stream = EditStream(self._codec, editor, prepared, deadline, progress=progress)
-        headers = {**headers, **_place(await stream.begin())}
-        return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, headers)
+        return EditStream(self._codec, editor, prepared, deadline, progress=progress)

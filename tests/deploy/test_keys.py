@@ -167,6 +167,7 @@ def test_an_idempotency_key_is_its_callers_own(url: str, keys: dict[str, str]) -
 
 def test_no_key_and_no_prompt_is_in_any_log(url: str, keys: dict[str, str]) -> None:
     assert _post(url, keys["ada"], prompt="a secret wish", model="open").status_code == 200
+    assert _post(url, keys["ada"], prompt="a secret wish " * 4000, model="open").status_code == 400
     logs = [path for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()]
     told = b"".join(path.read_bytes() for path in logs)
     assert b"key=ada" in told
