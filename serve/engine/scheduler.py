@@ -33,6 +33,9 @@ PATIENCE_RUN = 0.1
 QUICK = 0.6
 """Of the typical run: a row with a shorter one is due sooner, by the square of how much shorter it is."""
 
+ROUNDING = 1e-6
+"""Steps: what sums of seconds may be off by, so that a slack of just one step is one, however it was added up."""
+
 MEMORY = 0.99
 """Weight of the row before in what is typical."""
 
@@ -180,11 +183,10 @@ class StepScheduler:
 
     def _next_run(self, key: Hashable, rows: Iterable[_Progress], now_s: float) -> tuple[list[_Progress], int]:
         """The batch that these rows make, and for how many steps: until one has ended, or there is no slack."""
-        ordered, slack_s = self._ordered_by(key, rows, now_s)
+        ordered, spare_steps = self._ordered_by(key, rows, now_s)
         batch = self._first(key, ordered)
         steps = min(one.steps for one in batch)
-        full_s = self._full_step_s(key)
-        return batch, int(min(steps, slack_s / full_s)) if slack_s >= full_s > 0 else steps
+        return batch, int(min(steps, spare_steps)) if spare_steps >= 1 else steps
 
     def _planned_job(self, rows: Sequence[Row]) -> Iterable[_Progress]:
         """Each as if those before it had been added."""
@@ -215,14 +217,17 @@ class StepScheduler:
     def _ordered_by(self, key: Hashable, rows: Iterable[_Progress], now_s: float) -> tuple[list[_Progress], float]:
         """The rows by what they have left while there is slack, by when they are due without; and that slack."""
         by_due = sorted(rows, key=lambda one: (one.due_s, one.row.id))
-        slack_s = self._slack_s(key, by_due, now_s)
-        if slack_s < self._full_step_s(key):
-            return by_due, slack_s
-        return sorted(by_due, key=lambda one: (RANK[one.row.priority], one.passes, one.row.id)), slack_s
+        spare_steps = self._spare_steps(key, by_due, now_s)
+        if spare_steps < 1:
+            return by_due, spare_steps
+        return sorted(by_due, key=lambda one: (RANK[one.row.priority], one.passes, one.row.id)), spare_steps
 
-    def _slack_s(self, key: Hashable, by_due: Iterable[_Progress], now_s: float) -> float:
-        """How long the rows, run in this order, could be held up without one being late."""
+    def _spare_steps(self, key: Hashable, by_due: Iterable[_Progress], now_s: float) -> float:
+        """For how many full steps the rows, run in this order, could be held up without one being late. 0 as long as
+        no step was measured."""
         step_s = self._full_step_s(key)
+        if not step_s:
+            return 0.0
         share_s = step_s / self._costs.limit(key)
         others_s = sum(self._device_s(other, self._by_key[other].values()) for other in self._others(key))
         turns = max(1, len(self._by_key))
@@ -231,7 +236,7 @@ class StepScheduler:
             passes += progress.passes
             busy_s = max(passes * share_s, progress.passes * step_s)
             slack_s = min(slack_s, progress.due_s - now_s - min(turns * busy_s, busy_s + others_s))
-        return slack_s
+        return slack_s / step_s + ROUNDING
 
     def _first(self, key: Hashable, ordered: Iterable[_Progress]) -> list[_Progress]:
         """The rows of one batch: the first, however wide it is, and the next ones that fit beside it."""

@@ -8,7 +8,7 @@ from itertools import accumulate
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from serve.engine.policy import Row
 from serve.engine.scheduler import PATIENCE, PATIENCE_RUN, StepScheduler
@@ -251,6 +251,7 @@ def test_when_nothing_else_comes_the_forecast_of_one_key_is_exact(
 
 @settings(max_examples=60, deadline=None)
 @given(pattern=arrival_patterns, limit=st.sampled_from([1, 4, 8]), rows=st.lists(st.integers(1, 6), min_size=25))
+@example(pattern=[(0.0, 1), (0.0, 1), (0.0, 1), (7.0, 25), (0.0, 19)], limit=8, rows=[1, 1, 1, 6, 3])  # one step spare
 def test_rows_of_one_job_are_foreseen_together(pattern: list[tuple[float, int]], limit: int, rows: list[int]):
     arrivals = [Arrival(one.at_s, one.steps, rows=count) for one, count in zip(by_gaps(pattern), rows, strict=False)]
     told, real = forecasts(arrivals, h200_512px, limit)
