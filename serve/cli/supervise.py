@@ -40,12 +40,16 @@ def supervise(
     Raises the Failure that `start` or `stop` raised, and one with the traceback for any other exception of theirs.
     """
     _adopt_orphans()
+    signals = _Signals()
     _on_signal(_end_now)
-    child = _Child(start, stop)
+    child = _Child(start, stop, signals)
     with working(starting):
         started = child.wait_until_started()
     if started:
-        _wait_for_signal(ready, child)
+        _on_signal(_take_note)
+        ready()
+        child.wait_until_ended_or_signal()
+        _on_signal(_end_now)
     with working("Stopping; Ctrl-C again stops at once") if started else nullcontext():
         failure, code = child.stop()
         _on_signal(signal.SIG_IGN)
@@ -65,6 +69,23 @@ def end_descendants(patience_s: float) -> None:
         psutil.wait_procs(left)
 
 
+class _Signals:
+    """Tells of signals through a pipe that the interpreter's own handler writes to, so that none is missed by a call
+    that blocks just after it came: handlers in Python run once that call has returned."""
+
+    def __init__(self) -> None:
+        self._came, self._told = os.pipe()
+        os.set_blocking(self._told, False)
+        signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+
+    def or_readable(self, descriptor: int) -> bool:
+        """Wait for a signal or until there is something to read; whether there is."""
+        readable, _, _ = select.select([descriptor, self._came], [], [])
+        if self._came in readable:
+            os.read(self._came, select.PIPE_BUF)
+        return descriptor in readable
+
+
 class _Child:
     """The process that runs the server. Closing `_lifeline` tells it to stop.
 
@@ -72,7 +93,8 @@ class _Child:
     message of its own on the terminal would be lost under what this process shows there.
     """
 
-    def __init__(self, start: Callable[[], None], stop: Callable[[], None]) -> None:
+    def __init__(self, start: Callable[[], None], stop: Callable[[], None], signals: _Signals) -> None:
+        self._signals = signals
         self._status, status = os.pipe()
         lifeline, self._lifeline = os.pipe()
         sys.stdout.flush()
@@ -80,6 +102,7 @@ class _Child:
         if self._pid == 0:
             os.setsid()
             os.close(self._lifeline)
+            signal.set_wakeup_fd(-1)
             _on_signal(signal.SIG_DFL)
             _run(start, stop, status, lifeline)
         os.close(status)
@@ -87,18 +110,22 @@ class _Child:
 
     def wait_until_started(self) -> bool:
         """False when it failed or ended instead."""
-        return os.read(self._status, 1) == STARTED
+        return self._read(1) == STARTED
 
-    def wait_until_ended(self, interrupt: int) -> None:
-        """Or until there is something to read from the descriptor `interrupt`."""
-        select.select([self._status, interrupt], [], [])
+    def wait_until_ended_or_signal(self) -> None:
+        self._signals.or_readable(self._status)
 
     def stop(self) -> tuple[str, int]:
         """Why it failed, empty where it did not, and its exit code, negative where a signal ended it."""
         os.close(self._lifeline)
-        with open(self._status, encoding="utf-8") as status:
-            failure = status.read()
+        failure = b"".join(iter(self._read, b"")).decode()
         return failure.strip(), os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+    def _read(self, most_bytes: int = select.PIPE_BUF) -> bytes:
+        """Of its status; signals are handled meanwhile. Nothing once it has ended."""
+        while not self._signals.or_readable(self._status):
+            pass
+        return os.read(self._status, most_bytes)
 
 
 def _run(start: Callable[[], None], stop: Callable[[], None], status: int, lifeline: int) -> NoReturn:
@@ -131,21 +158,16 @@ def _leave_the_terminal() -> None:
         os.dup2(nothing.fileno(), sys.stderr.fileno())
 
 
-def _wait_for_signal(ready: Callable[[], None], child: _Child) -> None:
-    """A pipe and no Event: a handler runs in this very thread, which may be holding the Event's lock."""
-    reader, writer = os.pipe()
-    _on_signal(lambda _number, _frame: os.write(writer, b"!"))
-    ready()
-    child.wait_until_ended(reader)
-    _on_signal(_end_now)
-
-
 def _on_signal(handler: "Callable[[int, FrameType | None], object] | signal.Handlers") -> None:
     """nohup's ignored SIGHUP stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, handler)
+
+
+def _take_note(_number: int, _frame: FrameType | None) -> None:
+    """The wait for signals ends by itself."""
 
 
 def _end_now(_number: int, _frame: FrameType | None) -> NoReturn:
