@@ -53,6 +53,9 @@ _WORDS = {
 }
 """What a field may hold, filled in from its JSON schema."""
 
+_HONOURED_IN_PART = ("quality", "background", "moderation")
+"""OpenAI's fields that stock clients send: their other values ask for what no model here does."""
+
 _FIRST = (InvalidJSON, UnknownParameter, MissingParameter, InvalidType)
 """Which fault is told when there are several; then all others; among equals the earlier field of the schema."""
 
@@ -91,8 +94,10 @@ def _refused_value(kind: str, path: Path, found: object, schema: Schema) -> Inva
     param, allowed = _param(path), _allowed(path, schema)
     if kind == "missing" or (found is None and isinstance(path[-1], str)):
         return MissingParameter(f"{param} is missing; it must be {allowed}", param=param)
-    wrong_type = kind == "literal_error" and not isinstance(found, str)
-    refused = InvalidType if wrong_type else _CLASSES.get(kind, InvalidRequest)
+    refused = _CLASSES.get(kind, InvalidRequest)
+    if kind == "literal_error":
+        refused = UnsupportedParameter if param in _HONOURED_IN_PART else InvalidRequest
+        refused = refused if isinstance(found, str) else InvalidType
     return refused(f"{param} is {_found(found)}; it must be {allowed}", param=param)
 
 
@@ -135,6 +140,8 @@ def _allowed(path: Path, schema: Schema) -> str:
 
 
 def _in_words(rule: Schema) -> str:
+    if "const" in rule:
+        return json.dumps(rule["const"])
     if "enum" in rule:
         return "one of " + ", ".join(json.dumps(value) for value in rule["enum"])
     if "pattern" in rule:

@@ -197,6 +197,15 @@ class EditRequest(BaseModel):
     priority: _Optional[
         Annotated[Priority, Field(description="Against the other requests of the model: whose turn comes first.")]
     ] = "normal"
+    quality: _Optional[
+        Annotated[
+            Literal["auto"], Field(description="The model's own. More or fewer steps are asked for by their number.")
+        ]
+    ] = "auto"
+    background: _Optional[
+        Annotated[Literal["auto", "opaque"], Field(description="Results are opaque: no model draws transparency.")]
+    ] = "auto"
+    moderation: _Optional[Annotated[Literal["auto"], Field(description="The server's own: it has none.")]] = "auto"
     user: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
     safety_identifier: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
 

@@ -26,7 +26,7 @@ HUGE = 10**400
 OPTIONAL = (
     *("model", "mask", "n", "size", "response_format", "strength", "guidance_scale", "num_inference_steps", "seed"),
     *("stream", "partial_images", "output_format", "output_compression", "mask_mode", "priority"),
-    *("user", "safety_identifier"),
+    *("quality", "background", "moderation", "user", "safety_identifier"),
 )
 
 ACCEPTED: tuple[Fields, ...] = (
@@ -65,6 +65,8 @@ ACCEPTED: tuple[Fields, ...] = (
     {"priority": "low"},
     {"priority": "normal"},
     {"priority": "high"},
+    {"quality": "auto", "background": "auto", "moderation": "auto"},
+    {"background": "opaque"},
     {"user": "somebody"},
     {"user": ""},
     {"safety_identifier": "somebody"},
@@ -139,6 +141,12 @@ REFUSED: tuple[tuple[Fields, str, str], ...] = (
     ({"mask_mode": 1}, "invalid_type", "mask_mode"),
     ({"priority": "urgent"}, "invalid_value", "priority"),
     ({"priority": 0}, "invalid_type", "priority"),
+    ({"quality": "high"}, "unsupported_parameter", "quality"),
+    ({"quality": 1}, "invalid_type", "quality"),
+    ({"background": "transparent"}, "unsupported_parameter", "background"),
+    ({"background": True}, "invalid_type", "background"),
+    ({"moderation": "low"}, "unsupported_parameter", "moderation"),
+    ({"moderation": 0}, "invalid_type", "moderation"),
     ({"user": 1}, "invalid_type", "user"),
     ({"safety_identifier": {}}, "invalid_type", "safety_identifier"),
     ({"sizes": "256x256"}, "unknown_parameter", "sizes"),

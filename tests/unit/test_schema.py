@@ -43,6 +43,9 @@ OPTIONAL_DEFAULTS = {
     "output_compression": 100,
     "mask_mode": "auto",
     "priority": "normal",
+    "quality": "auto",
+    "background": "auto",
+    "moderation": "auto",
     "user": None,
     "safety_identifier": None,
 }
@@ -90,6 +93,9 @@ def test_every_field_arrives_as_it_was_sent():
         "output_compression": 0,
         "mask_mode": "luma",
         "priority": "high",
+        "quality": "auto",
+        "background": "opaque",
+        "moderation": "auto",
         "user": "u",
         "safety_identifier": "s",
     }
@@ -299,6 +305,9 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "output_compression": st.sampled_from([-1, 0, 50, 100, 101, None]),
     "mask_mode": st.sampled_from(["luma", "alpha", "auto", "x"]),
     "priority": st.sampled_from(["low", "normal", "high", "Low", "", None]),
+    "quality": st.sampled_from(["auto", "high", "", None]),
+    "background": st.sampled_from(["auto", "opaque", "transparent", None]),
+    "moderation": st.sampled_from(["auto", "low", None]),
     "user": st.text(max_size=3),
     "safety_identifier": st.text(max_size=3),
 }
