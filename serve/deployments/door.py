@@ -27,6 +27,7 @@ class Door:
         self._quotas = quotas
         self._owner = ray_serve.get_replica_context().replica_id.unique_id
         self._pulse: asyncio.Task[None] | None = None
+        self._leases: set[int] = set()
 
     def principal(self, headers: Headers) -> Principal:
         """Raises MissingAPIKey, InvalidAPIKey."""
@@ -47,9 +48,11 @@ class Door:
             return
         self._pulse = self._pulse or asyncio.create_task(self._say_alive(self._quotas))
         lease, headers = await answered(self._quotas.begin.remote(principal, count, self._owner))
+        self._leases.add(lease)
         try:
             yield headers
         finally:
+            self._leases.discard(lease)
             # Not awaited, since whoever leaves is being cancelled.
             self._quotas.end.remote(self._owner, lease)
 
@@ -57,4 +60,4 @@ class Door:
         while True:
             await asyncio.sleep(ALIVE_S)
             with suppress(EditError):
-                await answered(quotas.alive.remote(self._owner))
+                await answered(quotas.alive.remote(self._owner, frozenset(self._leases)))

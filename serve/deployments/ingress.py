@@ -114,6 +114,7 @@ class Ingress:
         self._codec = codec
         self._editors = editors
         self._runs = runs
+        self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {}), **editors}
         self._edits = Edits(codec, editors)
         self._door = Door(settings.auth, quotas)
         self._store = open_storage(settings.storage)
@@ -197,8 +198,8 @@ class Ingress:
 
     @api.get("/readyz")
     async def readyz(self) -> dict[str, str]:
-        """Whether every model, the codec and the runs can do their part; 503 naming the first that cannot."""
-        for name, deployment in {"codec": self._codec, "runs": self._runs, **self._editors}.items():
+        """Whether every other deployment can do its part; 503 naming the first that cannot."""
+        for name, deployment in self._needed.items():
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
                     await answered(deployment.ping.remote())

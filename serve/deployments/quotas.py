@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from limits import RateLimitItemPerMinute
@@ -23,6 +23,7 @@ SILENT_S = 15.0
 class _Lease:
     key: str
     images: int
+    begun_s: float
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ class Ledger:
 
         Answers the number of the lease and the headers that tell of the limit. Raises RateLimited.
         """
-        self.alive(owner)
+        self._hear(owner)
         most, now = principal.limits.images_in_flight, self._in_flight[principal.name]
         if most is not None and now + images > most:
             raise RateLimited(
@@ -55,7 +56,7 @@ class Ledger:
         headers = self._spend(principal.name, "images", principal.limits.images_per_minute, images)
         self._last_lease += 1
         lease = self._last_lease
-        self._leases[owner][lease] = _Lease(principal.name, images)
+        self._leases[owner][lease] = _Lease(principal.name, images, self.clock())
         self._in_flight[principal.name] += images
         return lease, headers
 
@@ -65,8 +66,16 @@ class Ledger:
         if ended is not None:
             self._in_flight[ended.key] -= ended.images
 
-    def alive(self, owner: str) -> None:
-        """The ingress says so; what those hold that have been silent is free."""
+    def alive(self, owner: str, held: Set[int]) -> None:
+        """The ingress says so, and which leases it holds. One whose answer never reached it is free."""
+        self._hear(owner)
+        lost_s = self._heard_s[owner] - SILENT_S
+        for number in [number for number, lease in self._leases[owner].items() if lease.begun_s < lost_s]:
+            if number not in held:
+                self.end(owner, number)
+
+    def _hear(self, owner: str) -> None:
+        """What those hold that have been silent is free."""
         now_s = self.clock()
         self._heard_s[owner] = now_s
         self._leases.setdefault(owner, {})
@@ -118,5 +127,8 @@ class Quotas:
     async def end(self, owner: str, lease: int) -> None:
         self._ledger.end(owner, lease)
 
-    async def alive(self, owner: str) -> None:
-        self._ledger.alive(owner)
+    async def alive(self, owner: str, held: Set[int]) -> None:
+        self._ledger.alive(owner, held)
+
+    async def ping(self) -> None:
+        """Whether this process answers."""

@@ -15,6 +15,7 @@ from tests import checkpoints
 from tests.deploy.test_retouch_serve import RETOUCH, serving
 from tests.http.api import EDITS, canvas_request, drawing_request, refusal
 from tests.http.conftest import free_port
+from tests.http.processes import replicas
 from tests.http.test_life import eventually
 from tests.http.wire import Wire
 
@@ -163,6 +164,21 @@ def test_an_idempotency_key_is_its_callers_own(url: str, keys: dict[str, str]) -
     assert "idempotent-replayed" not in send(keys["ada"]).headers
     assert "idempotent-replayed" not in send(keys["bob"]).headers
     assert send(keys["ada"]).headers["idempotent-replayed"] == "true"
+
+
+def test_where_limits_cannot_be_counted_nobody_is_let_in_and_the_server_is_not_ready(
+    url: str, keys: dict[str, str]
+) -> None:
+    (counting,) = replicas("quotas")
+    counting.suspend()
+    refused = httpx.get(f"{url}/readyz", timeout=60)
+    assert (refused.status_code, refused.json()["error"]["message"]) == (503, "quotas is not ready")
+    headers = {"authorization": f"Bearer {keys['slow']}", "x-request-timeout-seconds": "1"}
+    late = httpx.post(url + EDITS, json=canvas_request(model="open", n=2), headers=headers, timeout=60)
+    assert late.status_code == 408
+    counting.resume()
+    eventually(lambda: httpx.get(f"{url}/readyz", timeout=60).status_code == 200)
+    assert _post(url, keys["slow"], model="open", n=2).status_code == 200
 
 
 def test_no_key_and_no_prompt_is_in_any_log(url: str, keys: dict[str, str]) -> None:

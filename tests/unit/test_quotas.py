@@ -61,13 +61,29 @@ def test_what_a_dead_replica_held_becomes_free():
     ledger, ada = Ledger(clock), principal(images_in_flight=1)
     lease, _ = ledger.begin(ada, 1, "dead")
     clock.now_s += SILENT_S
-    ledger.alive("dead")
+    ledger.alive("dead", {lease})
     clock.now_s += SILENT_S
     with pytest.raises(RateLimited):
         ledger.begin(ada, 1, "other")
     clock.now_s += 0.1
     ledger.begin(ada, 1, "other")
     ledger.end("dead", lease)
+
+
+def test_a_lease_that_its_replica_never_learnt_of_becomes_free():
+    clock = Clock()
+    ledger, ada = Ledger(clock), principal(images_in_flight=2)
+    held, _ = ledger.begin(ada, 1, "one")
+    ledger.begin(ada, 1, "one")
+    clock.now_s += SILENT_S
+    ledger.alive("one", {held})
+    with pytest.raises(RateLimited):
+        ledger.begin(ada, 1, "one")
+    clock.now_s += 0.1
+    ledger.alive("one", {held})
+    ledger.begin(ada, 1, "one")
+    with pytest.raises(RateLimited):
+        ledger.begin(ada, 1, "one")
 
 
 def test_an_image_that_is_refused_for_the_minute_is_not_in_flight():
