@@ -15,7 +15,7 @@ from tests import checkpoints
 from tests.deploy.test_retouch_serve import RETOUCH, serving
 from tests.http.api import EDITS, canvas_request, drawing_request, refusal
 from tests.http.conftest import free_port
-from tests.http.processes import replicas
+from tests.http.processes import replicas, session_folder
 from tests.http.test_life import eventually
 from tests.http.wire import Wire
 
@@ -184,7 +184,7 @@ def test_where_limits_cannot_be_counted_nobody_is_let_in_and_the_server_is_not_r
 def test_no_key_and_no_prompt_is_in_any_log(url: str, keys: dict[str, str]) -> None:
     assert _post(url, keys["ada"], prompt="a secret wish", model="open").status_code == 200
     assert _post(url, keys["ada"], prompt="a secret wish " * 4000, model="open").status_code == 400
-    logs = [path for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()]
+    logs = [path for path in (session_folder() / "logs").rglob("*") if path.is_file()]
     told = b"".join(path.read_bytes() for path in logs)
     assert b"key=ada" in told
     assert not [name for name, key in keys.items() if key.encode() in told]
