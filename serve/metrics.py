@@ -37,6 +37,8 @@ class Family:
 
 
 FAMILIES = (
+    Family(CounterMetricFamily, "jobs", "Edits that were taken.", "jobs"),
+    Family(CounterMetricFamily, "work_seconds", "Work of edits that were taken, in estimated seconds.", "came_s"),
     Family(CounterMetricFamily, "steps", "Batches that were run.", "steps"),
     Family(CounterMetricFamily, "row_steps", "Rows, summed over the batches that were run.", "row_steps"),
     Family(CounterMetricFamily, "passes", "Passes of rows through the denoiser.", "passes"),

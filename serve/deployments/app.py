@@ -18,6 +18,7 @@ from ray.serve.schema import LoggingConfig
 
 from serve.client import is_loopback
 from serve.deployments import heap, proxy
+from serve.deployments.autoscaling import autoscaling
 from serve.deployments.codec import Codec
 from serve.deployments.editor import Editor
 from serve.deployments.ingress import Ingress
@@ -127,12 +128,20 @@ def stop() -> None:
 def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
     return ray_serve.deployment(
         name="editor-" + re.sub(r"[^A-Za-z0-9]+", "-", model.id).lower(),
-        num_replicas=model.replicas,
-        max_ongoing_requests=settings.limits.requests_in_flight,
+        **_scale(model, settings),
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
     )(Editor).bind(model, settings.server.cache_folder, settings.server.log_level)
+
+
+def _scale(model: ModelSettings, settings: Settings) -> dict[str, Any]:
+    """A request stays with the replica that it was given to. So where replicas come and go, each is given what keeps
+    its batches full, and what is beyond that waits for the one that has a place first, be it one that is yet to come.
+    """
+    if model.replicas.fixed:
+        return {"num_replicas": model.replicas.max, "max_ongoing_requests": settings.limits.requests_in_flight}
+    return {"autoscaling_config": autoscaling(model.replicas), "max_ongoing_requests": 2 * model.max_batch}
 
 
 def _single(name: str, settings: Settings) -> Any:
@@ -164,7 +173,7 @@ def _refuse_open_server(settings: Settings, host: str) -> None:
 
 def _refuse_missing_gpus(settings: Settings) -> None:
     """Ray would wait for them for ever."""
-    wanted = sum(model.replicas * model.num_gpus for model in settings.models)
+    wanted = sum(max(1, model.replicas.min) * model.num_gpus for model in settings.models)
     found = ray.cluster_resources().get("GPU", 0)
     if wanted > found:
         raise ConfigurationError(f"the models ask for {wanted:g} GPUs (num_gpus, replicas); this machine has {found:g}")
@@ -172,7 +181,7 @@ def _refuse_missing_gpus(settings: Settings) -> None:
 
 def _cpus(settings: Settings) -> int:
     """Logical CPUs that hold every replica: on one machine all of them share what there is."""
-    models = sum(model.replicas * model.num_cpus for model in settings.models)
+    models = sum(model.replicas.max * model.num_cpus for model in settings.models)
     front = settings.server.ingress_replicas * INGRESS_CPUS + settings.server.codec_replicas * CODEC_CPUS
     front += SINGLES * SINGLE_CPUS
     return max(os.cpu_count() or 1, int(models + front) + 1)

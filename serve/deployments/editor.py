@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ray import serve as ray_serve
 
+from serve.deployments.autoscaling import LoadMeter, published
 from serve.deployments.calls import refusals_as_results
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Prepared
@@ -29,6 +30,7 @@ class Editor:
         adopt_serve_logging(log_level)
         self._engine = load_engine(model, cache_folder)
         self._engine.start()
+        self._load = LoadMeter()
 
     @refusals_as_results
     async def edit(self, prepared: Prepared, time_limit_s: float) -> EditResult:
@@ -74,6 +76,11 @@ class Editor:
     def figures(self) -> EngineFigures:
         """The stats by name: a process that was handed an `EngineStats` would load the engine, and PyTorch with it."""
         return EngineFigures(ray_serve.get_replica_context().replica_tag, asdict(self.stats()))
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve asks for what the autoscaling goes by."""
+        stats = self.stats()
+        return published(stats.queued_s, stats.came_s, stats.jobs, self._load.after(stats.came_s))
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""

@@ -114,7 +114,8 @@ class Ingress:
         self._codec = codec
         self._editors = editors
         self._runs = runs
-        self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {}), **editors}
+        steady = {model.id: editors[model.id] for model in settings.models if model.replicas.min}
+        self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {}), **steady}
         self._edits = Edits(codec, editors)
         self._door = Door(settings.auth, quotas)
         self._store = open_storage(settings.storage)
@@ -198,7 +199,10 @@ class Ingress:
 
     @api.get("/readyz")
     async def readyz(self) -> dict[str, str]:
-        """Whether every other deployment can do its part; 503 naming the first that cannot."""
+        """Whether every other deployment can do its part; 503 naming the first that cannot.
+
+        A model that may have no replica is not asked: that would start one.
+        """
         for name, deployment in self._needed.items():
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):

@@ -64,6 +64,7 @@ class EngineOptions:
 class EngineStats:
     """waiting_rows are not begun, running_rows begun and not finished. queued_s: seconds of work in both, estimated.
 
+    jobs: that were taken; came_s: the work that came with them, measured as queued_s is, when they came.
     steps: batches run. row_steps: rows summed over them, so that row_steps / steps is the mean batch. passes: rows of
     the denoiser's calls, of which filler_passes are nobody's. wasted_row_steps: of jobs that ended without a result.
     cancelled_rows: of jobs that were cancelled. refused_jobs: for which there was no place, or not the time that they
@@ -74,6 +75,8 @@ class EngineStats:
     waiting_rows: int
     running_rows: int
     queued_s: float
+    jobs: int
+    came_s: float
     steps: int
     row_steps: int
     passes: int
@@ -166,6 +169,8 @@ class Engine:
                 waiting_rows=scheduler.waiting_rows,
                 running_rows=scheduler.running_rows,
                 queued_s=scheduler.queued_s(),
+                jobs=counters.jobs,
+                came_s=counters.came_s,
                 steps=counters.steps,
                 row_steps=counters.row_steps,
                 passes=made.passes,

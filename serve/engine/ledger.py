@@ -14,8 +14,12 @@ from serve.types import EditJob, QueuePlace
 @dataclass(slots=True)
 class Counters:
     """steps: batches run. row_steps: rows summed over them. wasted_row_steps: those of jobs that ended without a
-    result. cancelled_rows: of jobs that were cancelled. refused_jobs: for which there was no place or no time."""
+    result. cancelled_rows: of jobs that were cancelled. refused_jobs: for which there was no place or no time.
+    jobs: that came and were taken. came_s: the device's seconds that their steps were expected to take, in full
+    batches."""
 
+    jobs: int = 0
+    came_s: float = 0.0
     steps: int = 0
     row_steps: int = 0
     wasted_row_steps: int = 0
@@ -80,9 +84,12 @@ class Ledger:
         """rows: of `rows_of`, with nothing enqueued since."""
         edit = Edit(job, range(rows[0].id, rows[-1].id + 1), plan, place, rows[0].arrived_s, rows[0].deadline_s)
         self._next_row = edit.rows.stop
+        before_s = self.scheduler.queued_s()
         for row in rows:
             self._edits[row.id] = edit
             self.scheduler.add(row)
+        self.counters.jobs += 1
+        self.counters.came_s += self.scheduler.queued_s() - before_s
         return edit
 
     def admitted(self, now_s: float) -> list[tuple[int, Edit]]:

@@ -47,6 +47,38 @@ class ComponentSettings(Section):
     threads: int | None = Field(default=None, ge=0)
 
 
+class ReplicaSettings(Section):
+    """How many replicas a model has: as many as its work needs, from `min` to `max`; a plain number is both.
+
+    max_wait_s: for which time's worth of work may be queued on each. max_load: the share of its time that each may
+    work, in the mean of a minute. upscale_delay_s, downscale_delay_s: how long more, or fewer, must have been wanted
+    before they are more or fewer. With a `min` of 0 the last one ends too, after downscale_delay_s without work; the
+    edit that comes next waits until one is up, as long as its time allows.
+    """
+
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=1, ge=1)
+    max_wait_s: float = Field(default=10.0, gt=0)
+    max_load: float = Field(default=0.8, gt=0, le=1)
+    upscale_delay_s: float = Field(default=5.0, ge=0)
+    downscale_delay_s: float = Field(default=300.0, ge=0)
+
+    @property
+    def fixed(self) -> bool:
+        return self.min == self.max
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_is_both(cls, value: object) -> object:
+        return {"min": value, "max": value} if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _min_is_not_above_max(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max is {self.max}; min must not be above max")
+        return self
+
+
 class ModelSettings(Section):
     """One model that is served.
 
@@ -86,7 +118,7 @@ class ModelSettings(Section):
     profile_s: float = Field(default=10.0, ge=0)
     step_log: Path | None = None
     cache_bytes: int = Field(default=256 * MIB, ge=0)
-    replicas: int = Field(default=1, ge=1)
+    replicas: ReplicaSettings = ReplicaSettings()
     num_gpus: float = Field(default=0.0, ge=0)
     num_cpus: float = Field(default=1.0, ge=0)
     threads: int = Field(default=0, ge=0)

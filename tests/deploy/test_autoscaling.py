@@ -1,0 +1,77 @@
+"""A server whose models have as many replicas as their work needs, none at all among them."""
+
+import os
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import checkpoints
+from tests.deploy.test_retouch_serve import serving
+from tests.http.api import EDITS, drawing_request
+from tests.http.conftest import free_port
+from tests.http.processes import replicas, session_folder
+
+CONFIG = """
+models:
+  - id: pool
+    family: flux_kontext
+    weights: {weights}
+    backend: simulated
+    simulated: {{timings: linear, speed: 4}}
+    max_batch: 2
+    replicas: {{min: 1, max: 3, max_wait_s: 2, upscale_delay_s: 0, downscale_delay_s: 4}}
+  - id: rare
+    family: flux_kontext
+    weights: {weights}
+    backend: simulated
+    replicas: {{min: 0, max: 1, downscale_delay_s: 1}}
+limits: {{requests_in_flight: 64}}
+"""
+PATIENCE_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    folder = tmp_path_factory.mktemp("autoscaling")
+    config, port = folder / "retouch.yaml", free_port()
+    config.write_text(CONFIG.format(weights=checkpoints.flux_kontext(folder / "weights")))
+    os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
+    try:
+        with serving(port, "--config", str(config)):
+            yield f"http://127.0.0.1:{port}"
+    finally:
+        del os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"]
+
+
+def edit(url: str, **fields: Any) -> int:
+    return httpx.post(url + EDITS, json=drawing_request(**fields), timeout=PATIENCE_S).status_code
+
+
+def wait_for(deployment: str, count: int) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while len(replicas(deployment)) != count:
+        assert time.monotonic() < end, f"{deployment} has {len(replicas(deployment))} replicas, not {count}"
+        time.sleep(0.5)
+
+
+def test_replicas_come_with_work_and_go_with_it_and_no_edit_is_lost(url: str) -> None:
+    assert len(replicas("editor-pool")) == 1
+    with ThreadPoolExecutor(24) as threads:
+        edits = [threads.submit(edit, url, model="pool", num_inference_steps=40, seed=seed) for seed in range(24)]
+        wait_for("editor-pool", 3)
+        assert {one.result() for one in edits} == {200}
+    wait_for("editor-pool", 1)
+    logs = "".join(path.read_text() for path in (session_folder() / "logs" / "serve").glob("controller_*.log"))
+    assert "editor-pool has 1 replicas and needs" in logs
+
+
+def test_a_model_without_work_has_no_replica_and_one_comes_with_the_next_edit(url: str) -> None:
+    wait_for("editor-rare", 0)
+    assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
+    assert replicas("editor-rare") == []
+    assert edit(url, model="rare") == 200
+    wait_for("editor-rare", 0)
