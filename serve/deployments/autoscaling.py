@@ -55,19 +55,21 @@ class WorkPolicy:
         self._max_load = max_load
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Ray Serve bounds and delays what is wanted here."""
+        """Ray Serve delays what is wanted here."""
         told = context.aggregated_metrics or {}
         unassigned_s = context.total_queued_requests * _mean(told.get(REQUEST, {}))
         queued_s = sum(told.get(QUEUED, {}).values()) + unassigned_s
         load = sum(told.get(LOAD, {}).values())
         for_queue, for_load = queued_s / self._max_wait_s, load / self._max_load
-        wanted = max(math.ceil(round(max(for_queue, for_load), 2)), int(context.total_num_requests > 0))
+        needed = max(math.ceil(round(max(for_queue, for_load), 2)), int(context.total_num_requests > 0))
+        least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
+        wanted = min(max(needed, least), most)
         state = dict(context.policy_state)
         if wanted not in (context.target_num_replicas, state.get("told")):
             logger.info(
                 "%s has %d replicas and needs %d: %.1f s of work are queued (%.1f s may be for each), and %.2f s of "
                 "work come a second (%.2f s may for each)",
-                *(context.deployment_name, context.target_num_replicas, wanted),
+                *(context.deployment_name, context.target_num_replicas, needed),
                 *(queued_s, self._max_wait_s, load, self._max_load),
             )
         state["told"] = wanted
