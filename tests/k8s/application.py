@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from ray.serve import Deployment
 from ray.serve._private.build_app import build_app
-from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
+from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
 from serve import strict_yaml
 from serve.deployments import app
@@ -125,17 +125,19 @@ def _replicas(
     for name, deployment in deployments.items():
         options = deployment.ray_actor_options or {}
         cpus, gpus = options.get("num_cpus", 1), options.get("num_gpus", 0)
-        most = least = deployment.num_replicas
-        bounds: Any = changed[name].autoscaling_config if name in changed else None
-        if isinstance(bounds, dict):
-            least, most = bounds["min_replicas"], bounds["max_replicas"]
-        if not isinstance(most, int) or not isinstance(least, int):
-            yield f"{name} has no count of replicas"
-            continue
+        least, most = _bounds(deployment, changed.get(name))
         room = [(group, _in_one(has_cpus, cpus, has_gpus, gpus)) for group, has_cpus, has_gpus in groups]
         for key, wanted in (("minReplicas", least), ("maxReplicas", most)):
             if sum(group[key] * count for group, count in room) < wanted:
                 yield f"{name} wants {wanted} replicas, for which no group has room ({key})"
+
+
+def _bounds(deployment: Deployment, changed: DeploymentSchema | None) -> tuple[int, int]:
+    """The least and the most replicas, by Ray Serve's part where that says something of them."""
+    own = deployment._deployment_config  # pyright: ignore[reportPrivateUsage]  # Ray offers no public way to ask.
+    told: Any = changed.autoscaling_config if changed and "autoscaling_config" in changed.model_fields_set else None
+    bounds = told or (own.autoscaling_config.model_dump() if own.autoscaling_config else {})
+    return bounds.get("min_replicas", own.num_replicas), bounds.get("max_replicas", own.num_replicas)
 
 
 def _in_one(has_cpus: float, cpus: float, has_gpus: float, gpus: float) -> int:

@@ -97,6 +97,11 @@ MEANINGS = [
 ]
 """That have the form of their kind, and cannot work: (kind, way, value, what is said)."""
 
+
+def _deployment(keys: str) -> tuple[str, str]:
+    return "route_prefix: /", f"route_prefix: /\n    deployments: [{{{keys}}}]"
+
+
 SERVE = [
     (
         "import_path: serve.deployments.app:build",
@@ -109,8 +114,11 @@ SERVE = [
     ("port: 8000", "port: eight", "http_options.port: Input should be"),
     ("port: 8000", "port: 8080", "the port serve of head is not the 8080"),
     ("route_prefix:", "route_prefixes:", "unknown key applications.route_prefixes"),
-    ("max_replicas:", "max_replica:", "unknown key applications.deployments.autoscaling_config.max_replica"),
-    ("name: editor-flux-kontext", "name: editor-flux", "there is no deployment editor-flux"),
+    (*_deployment("name: editor-flux"), "there is no deployment editor-flux"),
+    (*_deployment("name: codec, max_ongoing_request: 4"), "unknown key applications.deployments.max_ongoing_request"),
+    (*_deployment("name: codec, ray_actor_options: {num_gpu: 1}"), "deployments.ray_actor_options.num_gpu"),
+    (*_deployment("name: codec, autoscaling_config: {max_replica: 4}"), "autoscaling_config.max_replica"),
+    (*_deployment("name: codec, autoscaling_config: {min_replicas: 1, max_replicas: 99}"), "codec wants 99 replicas"),
     ("/etc/retouch/retouch.yaml", "/etc/retouch/settings.yaml", "nothing mounts the configuration"),
 ]
 """In Ray Serve's part: (text, other text, what is said)."""
@@ -124,6 +132,8 @@ SETTINGS = [
     ("keys_file: /etc/retouch-keys/keys.yaml", "allow_anonymous: false", "there are no API keys"),
     ("keys_file: /etc/retouch-keys/keys.yaml", "keys_file: /etc/retouch-keys/key.yaml", "nothing mounts the keys"),
     ("num_cpus: 0", "num_cpus: 2", "editor-flux-kontext wants 2 replicas"),
+    ("max: 8", "max: 9", "editor-flux-kontext wants 9 replicas"),
+    ("max: 8", "maximum: 8", r"unknown configuration key models\.0\.replicas\.maximum"),
 ]
 """In our configuration, likewise."""
 
