@@ -14,7 +14,7 @@ from ray.serve._private.build_app import build_app
 from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
 from serve import strict_yaml
-from serve.deployments import app
+from serve.deployments import app, drain
 from serve.errors import ConfigurationError
 from serve.settings import Settings, load
 from tests.k8s.rendering import Manifest, of_kind, pod_templates
@@ -149,5 +149,6 @@ def _in_one(has_cpus: float, cpus: float, has_gpus: float, gpus: float) -> int:
 def drains_s(template: Manifest) -> float | None:
     """How long a pod's Ray worker waits for its edits to end before it stops."""
     hook = template["spec"]["containers"][0].get("lifecycle", {}).get("preStop", {}).get("exec", {})
-    found = re.search(r"python -m serve\.deployments\.drain (\d+); ray stop$", " ".join(hook.get("command", [])))
+    wait = rf"python -m {re.escape(drain.__name__)} (\d+); ray stop$"
+    found = re.search(wait, " ".join(hook.get("command", [])))
     return float(found[1]) if found else None

@@ -10,8 +10,8 @@ from tests.k8s.application import drains_s, settings_of
 from tests.k8s.rendering import Manifest, of_kind, pod_templates
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-RAY_STOPS_S = 10
-"""At the most, where nothing runs any more."""
+RAY_STOPS_S = 16
+"""That `ray stop` gives its processes."""
 
 
 def faults(manifests: list[Manifest]) -> Iterator[str]:

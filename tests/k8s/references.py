@@ -88,23 +88,24 @@ def _paths(manifests: list[Manifest]) -> Iterator[str]:
     except ConfigurationError:
         return
     maps = {one["metadata"]["name"]: set(one["data"]) for one in of_kind(manifests, "ConfigMap")}
+    secrets = created_secrets((K8S / "README.md").read_text())
+    file, keys = PurePosixPath(application["args"]["config"]), PurePosixPath(settings.auth.keys_file or "")
     for name, template in pod_templates([service]).items():
-        volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
-        mounted = {
-            mount["mountPath"]: volumes.get(mount["name"], {})
-            for mount in template["spec"]["containers"][0]["volumeMounts"]
-        }
-        file = PurePosixPath(application["args"]["config"])
+        mounted = _mounted(template)
         held = mounted.get(str(file.parent), {}).get("configMap", {}).get("name")
         if file.name not in maps.get(held, set()):
             yield f"{name}: nothing mounts the configuration {file}"
-        keys = PurePosixPath(settings.auth.keys_file or "")
-        secret = mounted.get(str(keys.parent), {}).get("secret", {}).get("secretName", "")
-        if keys.name not in created_secrets((K8S / "README.md").read_text()).get(secret, set()):
+        held = mounted.get(str(keys.parent), {}).get("secret", {}).get("secretName")
+        if keys.name not in secrets.get(held, set()):
             yield f"{name}: nothing mounts the keys {keys}"
-        for model in settings.models:
-            root = "/" + model.model_repository.parts[1]
-            if template is not pod_templates([service])["head"] and model.num_gpus and name == "gpu":
-                claim = mounted.get(root, {}).get("persistentVolumeClaim")
-                if claim is None:
-                    yield f"{name}: nothing mounts the model repository {model.model_repository}"
+    for model in (one for one in settings.models if one.num_gpus):
+        root = "/" + model.model_repository.parts[1]
+        if "persistentVolumeClaim" not in _mounted(pod_templates([service])["gpu"]).get(root, {}):
+            yield f"gpu: nothing mounts the model repository {model.model_repository}"
+
+
+def _mounted(template: Manifest) -> dict[str, Manifest]:
+    """The volumes of the first container, KubeRay's Ray, by where they are mounted."""
+    volumes = {volume["name"]: volume for volume in template["spec"].get("volumes", [])}
+    mounts = template["spec"]["containers"][0]["volumeMounts"]
+    return {mount["mountPath"]: volumes.get(mount["name"], {}) for mount in mounts}
