@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from serve.auth import ANYONE, Principal
 from serve.codec import (
+    ONLY_PNG,
     Note,
     auto_size,
     compose,
@@ -29,7 +30,7 @@ from serve.codec import (
 from serve.errors import ModelNotAllowed, ModelNotFound, UnsupportedParameter
 from serve.schema import EditRequest, parse, parse_form
 from serve.settings import LimitSettings, ModelSettings, Provenance, Settings
-from serve.types import EditJob, Form, ModelFacts, OutputFormat, Picture, Pixels, Size
+from serve.types import EditJob, Form, ModelFacts, OutputFormat, Picture, PictureFormat, Pixels, Size
 
 MAX_SEED = 2**64
 RANDOM_SEEDS = 2**53
@@ -180,7 +181,8 @@ def _references(request: EditRequest, limits: LimitSettings, facts: ModelFacts) 
 
 def _decode(request: EditRequest, index: int, limits: LimitSettings) -> Pixels:
     param = f"images[{index}]"
-    return decode_picture(_file(request.images[index], param, limits), param, limits.image_pixels)
+    data = _file(request.images[index], param, limits, limits.image_formats)
+    return decode_picture(data, param, limits.image_pixels, limits.image_formats)
 
 
 def _decode_mask(request: EditRequest, source: Pixels, limits: LimitSettings) -> Pixels | None:
@@ -195,7 +197,8 @@ def _fingerprint(request: EditRequest, limits: LimitSettings) -> str:
     digest = hashlib.blake2b(digest_size=16)
     pictures = [(f"images[{index}]", picture) for index, picture in enumerate(request.images)]
     for param, picture in [*pictures, *([("mask", request.mask)] if request.mask is not None else [])]:
-        digest.update(hashlib.blake2b(_file(picture, param, limits)).digest())
+        formats = ONLY_PNG if param == "mask" else limits.image_formats
+        digest.update(hashlib.blake2b(_file(picture, param, limits, formats)).digest())
     fields = request.model_dump(exclude={"images", "user", "safety_identifier"})
     fields["mask"] = request.mask is not None
     digest.update(json.dumps(fields, sort_keys=True).encode())
@@ -211,9 +214,9 @@ def _first_seed(request: EditRequest, origin: Origin, fingerprint: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % RANDOM_SEEDS
 
 
-def _file(picture: Picture, param: str, limits: LimitSettings) -> bytes:
+def _file(picture: Picture, param: str, limits: LimitSettings, formats: Sequence[PictureFormat] = ONLY_PNG) -> bytes:
     """The bytes of a picture, in whichever form it was sent. A file of a form keeps the limit already."""
-    return picture if isinstance(picture, bytes) else decode_base64(picture, param, limits.image_bytes)
+    return picture if isinstance(picture, bytes) else decode_base64(picture, param, limits.image_bytes, formats)
 
 
 def _frame(request: EditRequest, seed: int, source: Pixels, mask: Pixels | None, facts: ModelFacts) -> Frame:

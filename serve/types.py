@@ -15,7 +15,8 @@ Picture = str | bytes
 """As a client sent it: base64 text, plain or in a data URL, or the bytes of a file."""
 
 DType = Literal["float32", "float16", "bfloat16", "int64", "bool"]
-OutputFormat = Literal["png", "jpeg", "webp"]
+PictureFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = PictureFormat
 Priority = Literal["low", "normal", "high"]
 Size = tuple[int, int]
 """(width, height) in pixels, as in the API's `"512x512"`."""

@@ -19,10 +19,11 @@ from serve.codec.geometry import (
     largest_read,
     square_reference,
 )
-from serve.codec.picture import MaskMode, decode_mask, decode_picture
+from serve.codec.picture import ONLY_PNG, MaskMode, decode_mask, decode_picture
 from serve.codec.provenance import Note, drawn_note, told_prompt, untouched_note
 
 __all__ = [
+    "ONLY_PNG",
     "FormReader",
     "MaskMode",
     "Note",

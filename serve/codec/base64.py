@@ -1,26 +1,32 @@
 """Base64 text, plain or in a data URL, to bytes that keep the size limit."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 import pybase64
 
 from serve.errors import ImageTooLarge, InvalidBase64, UnsupportedImageFormat
+from serve.types import PictureFormat
 
 MIB = 2**20
-PNG_MEDIA_TYPES = ("image/png", "image/apng")
+MEDIA_TYPES: Mapping[PictureFormat, tuple[str, ...]] = {
+    "png": ("image/png", "image/apng"),
+    "jpeg": ("image/jpeg", "image/jpg"),
+    "webp": ("image/webp",),
+}
 
 _DATA_URL = re.compile(r"data:(?P<media>[^;,]*)(?P<options>[^,]*),", re.IGNORECASE)
 _SHOWN = 40
 """Characters of a client's own text that a message repeats."""
 
 
-def decode_base64(text: str, param: str, max_bytes: int) -> bytes:
+def decode_base64(text: str, param: str, max_bytes: int, formats: Sequence[PictureFormat] = ("png",)) -> bytes:
     """The bytes of plain base64 or of a `data:image/png;base64,` URL. Line breaks are passed over, nothing else is.
 
-    The data URL's media type must be PNG's; whether the bytes are one, their own signature decides later.
+    The data URL's media type must be of one of the formats; which the bytes are, their own signature decides later.
     Raises InvalidBase64, UnsupportedImageFormat, and ImageTooLarge before anything is decoded.
     """
-    payload = _payload(text, param)
+    payload = _payload(text, param, formats)
     check_bytes(len(payload) * 3 // 4 - payload[-2:].count("="), param, max_bytes)
     try:
         return pybase64.b64decode(payload, validate=True)
@@ -37,24 +43,30 @@ def check_bytes(count: int, param: str, max_bytes: int) -> None:
         raise ImageTooLarge(f"{param} is {found}; at most {allowed} are accepted", param=param)
 
 
-def _payload(text: str, param: str) -> str:
+def in_words(formats: Sequence[PictureFormat]) -> str:
+    *others, last = [{"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}[one] for one in formats]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _payload(text: str, param: str, formats: Sequence[PictureFormat]) -> str:
     if text[:8].lower().startswith(("http://", "https://")):
         raise InvalidBase64(f"{param} is a link; a picture is sent as base64 or a data URL", param=param)
     if text[:5].lower() == "data:":
-        text = _data_url_payload(text, param)
+        text = _data_url_payload(text, param, formats)
     if "\n" in text or "\r" in text:
         text = text.replace("\r", "").replace("\n", "")
     return text
 
 
-def _data_url_payload(text: str, param: str) -> str:
+def _data_url_payload(text: str, param: str, formats: Sequence[PictureFormat]) -> str:
     url = _DATA_URL.match(text)
     if url is None:
         raise InvalidBase64(f"{param} is a data URL without a comma before its data", param=param)
     media = url["media"].strip().lower()
-    if media not in PNG_MEDIA_TYPES:
+    if not any(media in MEDIA_TYPES[one] for one in formats):
         shown = media[:_SHOWN] or "no media type"
-        raise UnsupportedImageFormat(f"{param} is a data URL of {shown}; only image/png is accepted", param=param)
+        allowed = "only image/png is accepted" if len(formats) == 1 else f"{in_words(formats)} are accepted"
+        raise UnsupportedImageFormat(f"{param} is a data URL of {shown}; {allowed}", param=param)
     if url["options"].lower().rpartition(";")[2].strip() != "base64":
         raise InvalidBase64(f"{param} is a data URL that is not marked as base64", param=param)
     return text[url.end() :]

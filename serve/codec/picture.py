@@ -1,11 +1,13 @@
 """The pictures and masks that a client sends: which are accepted, and their pixels as everything after takes them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from serve.codec import png
+from serve.codec import photo, png
+from serve.codec.base64 import in_words
 from serve.codec.blend import divide_255, over_white
 from serve.errors import (
     InvalidImage,
@@ -15,7 +17,7 @@ from serve.errors import (
     TooManyPixels,
     UnsupportedImageFormat,
 )
-from serve.types import Pixels, Size
+from serve.types import PictureFormat, Pixels, Size
 
 MaskMode = Literal["luma", "alpha", "auto"]
 
@@ -44,14 +46,19 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 )
 """Offset, bytes and name of what clients send instead of a PNG."""
 
+_PHOTOS: Mapping[str, PictureFormat] = {"a JPEG": "jpeg", "a WebP": "webp"}
+ONLY_PNG: tuple[PictureFormat, ...] = ("png",)
 
-def decode_picture(data: bytes, param: str, max_pixels: int) -> Pixels:
-    """(H, W, 3) of a PNG, upright by its EXIF orientation, transparency over white, 16 bits rounded to 8.
 
-    An animated PNG is its default image. Colour profiles and gamma are not applied: samples are taken as sRGB.
+def decode_picture(data: bytes, param: str, max_pixels: int, formats: Sequence[PictureFormat] = ONLY_PNG) -> Pixels:
+    """(H, W, 3) of a picture in one of the formats, upright by its EXIF orientation.
+
+    Transparency lies over white, and 16 bits are rounded to 8.
+    An animated PNG is its default image, an animated WebP its first. Colour profiles and gamma are not applied:
+    samples are taken as sRGB.
     Raises UnsupportedImageFormat, TooManyPixels (by the header, before anything is decompressed), InvalidImage.
     """
-    raster = _read(data, param, max_pixels)
+    raster = _read(data, param, max_pixels, formats)
     colour = raster.colour if raster.alpha is None else over_white(raster.colour, raster.alpha)
     return _upright(_as_rgb(colour), raster.orientation)
 
@@ -64,7 +71,7 @@ def decode_mask(data: bytes, mode: MaskMode, size: Size, max_pixels: int, param:
     fully opaque, luma otherwise. Raises what `decode_picture` does, MaskSizeMismatch, and InvalidRequest for mode
     alpha and a mask without transparency.
     """
-    raster = _read(data, param, max_pixels)
+    raster = _read(data, param, max_pixels, ONLY_PNG)
     mask = _upright(_polarity(raster, mode, param), raster.orientation)
     found: Size = (mask.shape[1], mask.shape[0])
     if found != size:
@@ -75,29 +82,36 @@ def decode_mask(data: bytes, mode: MaskMode, size: Size, max_pixels: int, param:
     return mask
 
 
-def _read(data: bytes, param: str, max_pixels: int) -> png.Raster:
-    if not data.startswith(png.SIGNATURE):
-        raise _no_png(data, param)
+def _read(data: bytes, param: str, max_pixels: int, formats: Sequence[PictureFormat]) -> png.Raster:
+    def check(size: Size) -> None:
+        width, height = size
+        if width * height > max_pixels:
+            message = f"{param} is {width}x{height}; at most {_megapixels(max_pixels)} are accepted"
+            raise TooManyPixels(message, param=param)
+
+    kind = "a PNG" if data.startswith(png.SIGNATURE) else _kind(data)
+    read_as = "png" if kind == "a PNG" else _PHOTOS.get(kind)
+    if read_as is None or read_as not in formats:
+        raise _unread(data, param, formats)
     try:
+        if read_as != "png":
+            return photo.read(data, read_as, check)
         header = png.read_header(data)
-        if header.width * header.height > max_pixels:
-            raise TooManyPixels(
-                f"{param} is {header.width}x{header.height}; at most {_megapixels(max_pixels)} are accepted",
-                param=param,
-            )
+        check((header.width, header.height))
         return png.read(data, header)
-    except png.BrokenPNG as error:
-        raise InvalidImage(f"{param} is a damaged PNG: {error}", param=param) from None
+    except (png.BrokenPNG, photo.BrokenPhoto) as error:
+        raise InvalidImage(f"{param} is {kind.replace('a ', 'a damaged ')}: {error}", param=param) from None
     except MemoryError:
         raise Overloaded(f"there is no memory left to decode {param}", param=param) from None
 
 
-def _no_png(data: bytes, param: str) -> InvalidImage | UnsupportedImageFormat:
+def _unread(data: bytes, param: str, formats: Sequence[PictureFormat]) -> InvalidImage | UnsupportedImageFormat:
     if not data:
         return InvalidImage(f"{param} is empty; a PNG is expected", param=param)
     if png.SIGNATURE.startswith(data[:8]) or data.startswith(b"\x89PNG"):
         return InvalidImage(f"{param} is a damaged PNG: its first bytes are cut off or changed", param=param)
-    return UnsupportedImageFormat(f"{param} is {_kind(data)}; only PNG is accepted", param=param)
+    allowed = "only PNG is accepted" if len(formats) == 1 else f"{in_words(formats)} are accepted"
+    return UnsupportedImageFormat(f"{param} is {_kind(data)}; {allowed}", param=param)
 
 
 def _kind(data: bytes) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from serve.settings.section import MIB, Section
+from serve.types import PictureFormat
 
 Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?$")]
 
@@ -30,11 +31,15 @@ class ServerSettings(Section):
 
 
 class LimitSettings(Section):
-    """What a request may ask for; beyond each bound the answer is an error that names it."""
+    """What a request may ask for; beyond each bound the answer is an error that names it.
+
+    image_formats: of the pictures that are sent; masks are always PNGs.
+    """
 
     body_bytes: int = Field(default=64 * MIB, ge=1024)
     image_bytes: int = Field(default=4 * MIB, ge=1024)
     image_pixels: int = Field(default=40_000_000, ge=256)
+    image_formats: tuple[PictureFormat, ...] = Field(default=("png",), min_length=1)
     body_timeout_s: float = Field(default=60.0, gt=0)
     request_timeout_s: float = Field(default=600.0, gt=0)
     bodies_bytes: int = Field(default=512 * MIB, ge=1024)

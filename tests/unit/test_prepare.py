@@ -68,6 +68,19 @@ def test_what_the_model_cannot_do_is_refused_before_any_picture_is_decoded():
     assert (type(error), error.param) == (UnsupportedParameter, "guidance_scale")
 
 
+def test_photographs_are_taken_where_the_operator_allows_their_format():
+    file = io.BytesIO()
+    Image.fromarray(pictures.photo((96, 64))).save(file, "JPEG", quality=95)
+    plain = pictures.base64_of(file.getvalue())
+    link = {"image_url": f"data:image/jpeg;base64,{plain}"}
+    assert refusal(images=[plain]).message == "images[0] is a JPEG; only PNG is accepted"
+    settings = Settings(limits=LimitSettings(image_formats=("png", "jpeg")))
+    edits = [prepared(settings=settings, images=[one, png()]) for one in (plain, link)]
+    assert np.array_equal(edits[0].frame.canvas, edits[1].frame.canvas)
+    assert np.abs(edits[0].frame.canvas.astype(int) - prepared().frame.canvas).mean() < 4
+    assert refusal(settings=settings, mask=plain).message == "mask is a JPEG; only PNG is accepted"
+
+
 def test_a_model_without_guidance_takes_its_own_value_for_it():
     edit = prepared(replace(FACTS, has_guidance=False), guidance_scale=2.5)
     assert edit.job is not None
