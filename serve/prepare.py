@@ -199,8 +199,8 @@ def _fingerprint(request: EditRequest, limits: LimitSettings) -> str:
     for param, picture in [*pictures, *([("mask", request.mask)] if request.mask is not None else [])]:
         formats = ONLY_PNG if param == "mask" else limits.image_formats
         digest.update(hashlib.blake2b(_file(picture, param, limits, formats)).digest())
-    fields = request.model_dump(exclude={"images", "user", "safety_identifier"})
-    fields["mask"] = request.mask is not None
+    fields = request.model_dump(exclude={"images", "user", "safety_identifier", "response_format"})
+    fields |= {"mask": request.mask is not None, "by_url": request.by_url}
     digest.update(json.dumps(fields, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -228,7 +228,7 @@ def _frame(request: EditRequest, seed: int, source: Pixels, mask: Pixels | None,
         seeds=tuple((seed + i) % MAX_SEED for i in range(request.n)),
         output_format=request.output_format,
         compression=request.output_compression,
-        by_url=request.response_format == "url" and not request.stream,
+        by_url=request.by_url,
     )
 
 

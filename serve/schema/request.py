@@ -141,11 +141,13 @@ class EditRequest(BaseModel):
             SizeName, Field(description="Of the results. `auto` keeps the source's aspect within the model's range.")
         ]
     ] = "1024x1024"
-    response_format: _Optional[
-        Annotated[
-            Literal["url", "b64_json"], Field(description="A signed link to each result, or its bytes in base64.")
-        ]
-    ] = "url"
+    response_format: Annotated[
+        Literal["url", "b64_json"] | None,
+        Field(
+            description="A signed link to each result, or its bytes in base64, as a stream always carries them.",
+            json_schema_extra={"default": "url"},
+        ),
+    ] = None
     strength: Annotated[
         float | None,
         Field(ge=0.0, le=1.0, description="How far the result may leave the source; null is the model's own default."),
@@ -209,6 +211,11 @@ class EditRequest(BaseModel):
     user: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
     safety_identifier: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
 
+    @property
+    def by_url(self) -> bool:
+        """Whether the answer holds links to its results."""
+        return not self.stream and self.response_format != "b64_json"
+
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Self:
         if not self.prompt.strip():
@@ -216,7 +223,7 @@ class EditRequest(BaseModel):
         if self.partial_images and not self.stream:
             message = f"partial_images is {self.partial_images}; without stream it must be 0"
             raise _broken_rule("invalid", "partial_images", message)
-        if self.stream and self.response_format == "url" and "response_format" in self.model_fields_set:
+        if self.stream and self.response_format == "url":
             message = "response_format is url; a stream carries its pictures itself, as b64_json"
             raise _broken_rule("invalid", "response_format", message)
         if self.output_format == "png" and self.output_compression != LOSSLESS:

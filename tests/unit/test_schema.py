@@ -71,7 +71,8 @@ def code_and_param(raw: bytes) -> tuple[str, str | None]:
 
 
 def test_a_request_of_two_fields_takes_the_contracts_defaults():
-    assert parse(body()).model_dump() == {**SMALLEST, **OPTIONAL_DEFAULTS}
+    assert parse(body()).model_dump() == {**SMALLEST, **OPTIONAL_DEFAULTS, "response_format": None}
+    assert parse(body()).by_url
 
 
 def test_every_field_arrives_as_it_was_sent():
@@ -105,6 +106,8 @@ def test_every_field_arrives_as_it_was_sent():
 @pytest.mark.parametrize("field", OPTIONAL_DEFAULTS)
 def test_an_explicit_null_means_absent(field: str):
     assert parse(body(**{field: None})) == parse(body())
+    streams = {} if field == "stream" else {"stream": True}
+    assert parse(body(**streams, **{field: None})) == parse(body(**streams))
 
 
 def test_an_image_may_come_in_openais_object_form():
@@ -294,7 +297,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "mask": st.text(max_size=3),
     "n": st.integers(-1, 12),
     "size": st.sampled_from(["256x256", "512x512", "1024x1024", "auto", "1x1"]),
-    "response_format": st.sampled_from(["url", "b64_json", "b64"]),
+    "response_format": st.sampled_from(["url", "b64_json", "b64", None]),
     "strength": st.floats(-0.5, 1.5) | st.integers(-1, 2),
     "guidance_scale": st.floats(-1, 22) | st.integers(-1, 21),
     "num_inference_steps": st.integers(-1, 102),
