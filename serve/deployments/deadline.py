@@ -17,7 +17,7 @@ TIME_LIMIT_HEADERS = ("x-request-timeout-seconds", "x-stainless-read-timeout")
 SHOWN_CHARACTERS = 40
 """Of a header that is refused."""
 
-_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
 
 
 class Deadline:

@@ -130,6 +130,7 @@ class Ingress:
         started = time.monotonic()
         principal = self._door.principal(request.headers)
         deadline = Deadline(time_limit_s(request.headers, self._settings.limits.request_timeout_s))
+        progress = wants_progress(request.headers)
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._bodies.admit(self._engines.longest_queue_s))
             async with deadline.kept():
@@ -137,7 +138,7 @@ class Ingress:
                 prepared, ticket = await self._prepare(request, principal)
                 headers |= await held.enter_async_context(self._door.images(principal, ticket.images))
                 if ticket.streams:
-                    stream = self._stream(prepared, ticket, request, deadline)
+                    stream = self._stream(prepared, ticket, request, deadline, progress=progress)
                     headers |= _place(await stream.begin())
                     held.callback(lambda: _log(principal, ticket, started, "streamed"))
                     return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, headers)
@@ -233,10 +234,11 @@ class Ingress:
         claim = claim_of(request.headers, principal.name, ticket.fingerprint)
         return await answered(self._runs.answer.remote(claim, prepared, ticket, base_url, deadline.left_s()))
 
-    def _stream(self, prepared: Call, ticket: Ticket, request: Request, deadline: Deadline) -> EditStream:
+    def _stream(
+        self, prepared: Call, ticket: Ticket, request: Request, deadline: Deadline, *, progress: bool
+    ) -> EditStream:
         """Raises InvalidRequest where the caller wants what no stream can be."""
         if idempotency_key(request.headers):
             raise InvalidRequest(f"the header {KEY_HEADER} is of plain answers; a stream cannot be answered again")
         editor = self._editors[ticket.model] if ticket.draws else None
-        progress = wants_progress(request.headers)
         return EditStream(self._codec, editor, prepared, deadline, progress=progress)

@@ -215,6 +215,7 @@ def test_a_time_limit_that_is_none_is_refused_by_name(http: httpx.Client, name: 
     assert name in response.json()["error"]["message"]
 
 
-def test_a_generous_time_limit_changes_nothing(http: httpx.Client) -> None:
-    headers: dict[str, str] = dict.fromkeys(TIME_LIMIT_HEADERS, "100000")
+@pytest.mark.parametrize("seconds", ["100000", "2330208113488738.0", "1e300"])
+def test_a_generous_time_limit_changes_nothing(http: httpx.Client, seconds: str) -> None:
+    headers: dict[str, str] = dict.fromkeys(TIME_LIMIT_HEADERS, seconds)
     assert http.post(EDITS, json=drawing_request(), headers=headers).status_code == 200

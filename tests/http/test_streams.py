@@ -158,8 +158,9 @@ def test_an_edit_that_has_not_the_time_is_refused_before_its_stream(http: httpx.
     assert refusal(answer)[:1] == (429,)
 
 
-def test_a_header_that_says_neither_yes_nor_no_is_refused(http: httpx.Client) -> None:
-    response = http.post(EDITS, json=drawing_request(stream=True), headers={"x-progress": "please"})
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_header_that_says_neither_yes_nor_no_is_refused(http: httpx.Client, stream: bool) -> None:
+    response = http.post(EDITS, json=drawing_request(stream=stream), headers={"x-progress": "please"})
     assert refusal(response) == invalid("invalid_value", None)
 
 
