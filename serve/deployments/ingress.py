@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
@@ -16,7 +17,19 @@ from serve.auth import Principal
 from serve.deployments.bodies import BodyBudget
 from serve.deployments.calls import RESTART_S, Call, answered
 from serve.deployments.deadline import Deadline, time_limit_s
-from serve.deployments.description import EDIT_ANSWERS, EDIT_BODY, EDIT_HEADERS, METRICS_ANSWER
+from serve.deployments.description import (
+    ANYWHERE,
+    EDIT_ANSWERS,
+    EDIT_HEADERS,
+    EDITS_ROUTE,
+    FILE_ANSWERS,
+    FILE_QUERY,
+    LIFE_ANSWERS,
+    METRICS_ANSWERS,
+    MODEL_ANSWERS,
+    MODELS_ANSWERS,
+    described,
+)
 from serve.deployments.door import Door
 from serve.deployments.edits import Edits
 from serve.deployments.engines import Engines
@@ -30,7 +43,7 @@ from serve.deployments.web import PAGE, PLAYGROUND, SWAGGER_UI, WebFiles, refere
 from serve.errors import BackendUnavailable, EditError, InvalidRequest, NotFound
 from serve.metrics import CONTENT_TYPE, exposition
 from serve.prepare import Origin, refuse_other_models, served_model
-from serve.schema import ErrorBody, ModelBody, ModelList
+from serve.schema import ModelBody, ModelList
 from serve.settings import Settings
 from serve.storage import open_storage
 from serve.types import ModelFacts, QueuePlace
@@ -38,27 +51,17 @@ from serve.types import ModelFacts, QueuePlace
 logger = logging.getLogger(__name__)
 READY_TIMEOUT_S = 5.0
 
-EDITS_ROUTE = "/v1/images/edits"
 REPLAYED = "idempotent-replayed"
 """A header of an answer that was made for an earlier request."""
 
-
-class Api(FastAPI):
-    """The routes, and their description with the edit's schema to the letter."""
-
-    def openapi(self) -> dict[str, Any]:
-        """FastAPI itself would round the bounds of integers to floats, and drop defaults that are null."""
-        document = super().openapi()
-        document["paths"][EDITS_ROUTE]["post"]["requestBody"] = EDIT_BODY
-        return document
-
-
-api = Api(
+api = FastAPI(
     title="Retouch",
     description="Edit pictures by instruction, on your own GPUs.",
     version="1",
     redirect_slashes=False,  # an unknown address is a 404, not a redirect that sends the body twice
-    responses={"default": {"model": ErrorBody}},
+    responses=ANYWHERE,
+    generate_unique_id_function=lambda route: route.name,
+    openapi_url=None,
     docs_url=None,  # FastAPI's own pages fetch their scripts from another host
     redoc_url=None,
 )
@@ -148,14 +151,14 @@ class Ingress:
         headers |= {"server-timing": timing, **_place(answer.place), **({REPLAYED: "true"} if replayed else {})}
         return Response(answer.body, media_type="application/json", headers=headers)
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", responses=MODELS_ANSWERS)
     async def models(self, request: Request) -> ModelList:
         """The models that the caller may use, with each one's sizes, defaults and fields."""
         principal = self._door.principal(request.headers)
         usable = [model for model in self._models.values() if principal.may_use((model.id, *model.aliases))]
         return ModelList(data=usable)
 
-    @api.get("/v1/models/{name:path}")
+    @api.get("/v1/models/{name:path}", responses=MODEL_ANSWERS)
     async def model(self, request: Request, name: str) -> ModelBody:
         """One model, by id or alias."""
         principal = self._door.principal(request.headers)
@@ -165,9 +168,15 @@ class Ingress:
         refuse_other_models(principal, model)
         return self._models[model.id]
 
-    @api.get("/v1/files/{name:path}", response_class=Response)
-    async def file(self, name: str, expires: str = "", signature: str = "") -> Response:
+    @api.get(
+        "/v1/files/{name:path}",
+        response_class=Response,
+        responses=FILE_ANSWERS,
+        openapi_extra={"parameters": FILE_QUERY},
+    )
+    async def file(self, request: Request, name: str) -> Response:
         """A result that was answered by URL."""
+        expires, signature = (request.query_params.get(part, "") for part in ("expires", "signature"))
         stored = await asyncio.to_thread(self._store.read, name, expires, signature)
         left_s = max(0, int(expires) - int(time.time()))
         headers = {"cache-control": f"private, max-age={left_s}, immutable", "x-content-type-options": "nosniff"}
@@ -193,12 +202,18 @@ class Ingress:
         """What the reference consists of."""
         return self._swagger_ui.answer(name, request)
 
-    @api.get("/healthz")
+    @api.get("/openapi.json", include_in_schema=False)
+    async def description(self, request: Request) -> Response:
+        """This API, for programs to read."""
+        needs_key = self._settings.auth.keys_file is not None
+        return JSONResponse(described(request.app, prefix=request.scope["root_path"].rstrip("/"), needs_key=needs_key))
+
+    @api.get("/healthz", responses=LIFE_ANSWERS)
     async def healthz(self) -> dict[str, str]:
         """Whether this process answers."""
         return {"status": "ok"}
 
-    @api.get("/readyz")
+    @api.get("/readyz", responses=LIFE_ANSWERS)
     async def readyz(self) -> dict[str, str]:
         """Whether every other deployment can do its part; 503 naming the first that cannot.
 
@@ -212,7 +227,7 @@ class Ingress:
                 raise BackendUnavailable(f"{name} is not ready", retry_after_s=RESTART_S) from None
         return {"status": "ready"}
 
-    @api.get("/metrics", response_class=Response, responses={200: METRICS_ANSWER})
+    @api.get("/metrics", response_class=Response, responses=METRICS_ANSWERS)
     async def metrics(self) -> Response:
         """The engines' counters and gauges in Prometheus' text form; of replicas that answer in time."""
         return Response(exposition(await self._engines.figures()), media_type=CONTENT_TYPE)

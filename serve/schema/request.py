@@ -30,16 +30,25 @@ SIZES: tuple[SizeName, ...] = ("256x256", "512x512", "1024x1024", "auto")
 _TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgaGAAAAEEAIFw9selAAAAAElFTkSuQmCC"
 _EXAMPLE: JsonValue = {"images": [_TINY_PNG], "prompt": "make the sky a warm sunset", "size": "512x512", "seed": 7}
 _ONLY_IN_STREAMS: JsonValue = {
-    "if": {"properties": {"stream": {"const": True}}, "required": ["stream"]},
-    "then": {"properties": {"response_format": {"enum": ["b64_json", None]}}},
-    "else": {"properties": {"partial_images": {"enum": [0, None]}}},
+    "anyOf": [
+        {
+            "properties": {"stream": {"const": True}, "response_format": {"enum": ["b64_json", None]}},
+            "required": ["stream"],
+        },
+        {"properties": {"stream": {"enum": [False, None]}, "partial_images": {"enum": [0, None]}}},
+    ]
 }
 _PNG_IS_LOSSLESS: JsonValue = {
-    "if": {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},
-    "else": {"properties": {"output_compression": {"enum": [LOSSLESS, None]}}},
+    "anyOf": [
+        {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},
+        {"properties": {"output_compression": {"enum": [LOSSLESS, None]}}},
+    ]
 }
+_PROMPT_SAYS_SOMETHING: JsonValue = {"properties": {"prompt": {"pattern": r"\S"}}}
 
 _T = TypeVar("_T")
+_Text = Annotated[str, Field(json_schema_extra={"format": "png"})]
+"""A picture as JSON holds it. The format is our own name, since a schema cannot say what is a picture."""
 
 
 class _NullIsAbsent:
@@ -60,7 +69,7 @@ class _StringOrObject:
     """A picture as a string, or as OpenAI's object around it; past the door it is the string."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        in_json = handler.generate_schema(str | ImageReference)
+        in_json = handler.generate_schema(_Text | ImageReference)
         return core_schema.no_info_after_validator_function(
             self._unwrapped, core_schema.json_or_python_schema(in_json, handler.generate_schema(Picture))
         )
@@ -74,7 +83,7 @@ class _FileInForms:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.json_or_python_schema(
-            handler.generate_schema(str | None), handler.generate_schema(Picture | None)
+            handler.generate_schema(_Text | None), handler.generate_schema(Picture | None)
         )
 
 
@@ -90,6 +99,7 @@ class ImageReference(BaseModel):
         str,
         Field(
             pattern="^(data:|https://)",
+            json_schema_extra={"format": "png-url"},
             description="A `data:image/png;base64,` URL, or an `https` link to a PNG where the server fetches them.",
         ),
     ]
@@ -103,7 +113,10 @@ class EditRequest(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        json_schema_extra={"examples": [_EXAMPLE], "allOf": [_PNG_IS_LOSSLESS, _ONLY_IN_STREAMS]},
+        json_schema_extra={
+            "examples": [_EXAMPLE],
+            "allOf": [_PROMPT_SAYS_SOMETHING, _PNG_IS_LOSSLESS, _ONLY_IN_STREAMS],
+        },
     )
 
     images: Annotated[
@@ -274,17 +287,21 @@ def request_schema() -> dict[str, Any]:
 
 
 def form_schema() -> dict[str, Any]:
-    """JSON Schema 2020-12 of a multipart body: the same fields, and pictures as files."""
+    """JSON Schema 2020-12 of a multipart body: the same fields as texts, and pictures as files.
+
+    Up to MAX_IMAGES pictures in all: a schema cannot count those of both names together.
+    """
     body = request_schema()
-    fields = {name: rule for name, rule in body["properties"].items() if name not in ("images", "mask")}
+    fields = {name: _as_text(rule) for name, rule in body["properties"].items() if name not in ("images", "mask")}
+    file: JsonValue = {"type": "string", "format": "binary"}
     image: JsonValue = {
         "type": "array",
-        "items": {"type": "string", "format": "binary"},
+        "items": file,
         "minItems": 1,
         "maxItems": MAX_IMAGES,
         "description": "The pictures: PNG files of at most 4 MiB, or the same in base64. The first is edited.",
     }
-    mask: JsonValue = {**body["properties"]["mask"], "format": "binary"}
+    mask: JsonValue = {**file, "description": body["properties"]["mask"]["description"]}
     names = ("image", "image[]")
     return {
         "type": "object",
@@ -292,8 +309,38 @@ def form_schema() -> dict[str, Any]:
         "required": ["prompt"],
         "anyOf": [{"required": [name]} for name in names],
         "additionalProperties": False,
-        "allOf": body["allOf"],
+        "allOf": _as_text(body["allOf"]),
     }
+
+
+def _as_text(rule: Any) -> Any:
+    """The same rule for a form's texts, where what is null in JSON is left empty."""
+    if isinstance(rule, dict):
+        return _rule_as_text(rule)
+    if isinstance(rule, list):
+        return [_as_text(part) for part in rule]
+    return "" if rule is None else rule
+
+
+def _rule_as_text(rule: dict[str, Any]) -> dict[str, Any]:
+    match rule:
+        case {"type": "null"}:
+            return {"const": ""}
+        case {"type": "boolean"}:
+            return {"anyOf": [_spelled(True), _spelled(False)]}
+        case {"const": bool(value)}:
+            return _spelled(value)
+        case {"enum": [bool(value), None]}:
+            return {"anyOf": [_spelled(value), {"const": ""}]}
+        case _:
+            return {name: _as_text(part) for name, part in rule.items() if name != "default" or part is not None}
+
+
+def _spelled(value: bool) -> dict[str, Any]:
+    """The texts that pydantic reads as it, in upper and lower case."""
+    words = "true|t|yes|y|on|1" if value else "false|f|no|n|off|0"
+    pattern = "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in words)
+    return {"anyOf": [{"enum": [value, int(value)]}, {"type": "string", "pattern": f"^({pattern})$"}]}
 
 
 def _occurs_more_often(body: bytes, separator: bytes, times: int) -> bool:

@@ -16,14 +16,12 @@ from tests.http.api import EDITS, Fields, canvas_request, drawing_request, post,
 from tests.http.conftest import ALIAS, KONTEXT, TINY, Server
 from tests.http.test_fields import ACCEPTED, REFUSED
 from tests.http.wire import Wire
+from tests.unit.test_errors import CONTRACT
 
 
 def _a_schema_can_say(refused: Fields) -> bool:
-    """Not that 1.0 is no integer, nor that text must not be white space alone."""
-    return not any(
-        (isinstance(value, float) and value.is_integer()) or (isinstance(value, str) and value.isspace())
-        for value in refused.values()
-    )
+    """Not that 1.0 is no integer."""
+    return not any(isinstance(value, float) and value.is_integer() for value in refused.values())
 
 
 def test_models_are_listed_in_openais_shape(http: httpx.Client) -> None:
@@ -144,9 +142,19 @@ def test_openapi_describes_no_error_of_another_shape(http: httpx.Client) -> None
     for operations in document["paths"].values():
         for operation in operations.values():
             answers = {status: answer for status, answer in operation["responses"].items() if status != "200"}
-            assert answers
+            assert {"408", "429", "500", "503"} <= set(answers) <= {str(status) for status, _, _ in CONTRACT.values()}
             for answer in answers.values():
-                assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
+                schema = answer["content"]["application/json"]["schema"]
+                assert schema["$ref"] == "#/components/schemas/ErrorBody"
+
+
+def test_openapi_tells_the_type_and_the_codes_of_every_error(http: httpx.Client) -> None:
+    answers = http.get("/openapi.json").json()["paths"][EDITS]["post"]["responses"]
+    for status, kind, code in CONTRACT.values():
+        if status != 405:  # of no operation, since the method is none
+            told = answers[str(status)]["content"]["application/json"]["schema"]["properties"]["error"]["properties"]
+            assert kind in told["type"]["enum"]
+            assert code in told["code"]["enum"]
 
 
 def test_openapi_describes_every_header_of_an_edit(http: httpx.Client) -> None:
@@ -159,7 +167,8 @@ def test_openapi_describes_every_header_of_an_edit(http: httpx.Client) -> None:
     headers = described["responses"]["200"]["headers"]
     answer = post(http, drawing_request()).headers
     limits = {f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "images")}
-    assert set(headers) == {"server-timing", "x-queue-position", "x-queue-seconds", "idempotent-replayed", *limits}
+    queue = {"x-queue-position", "x-queue-seconds"}
+    assert set(headers) == {"x-request-id", "server-timing", "idempotent-replayed", *queue, *limits}
     for name in ("x-queue-position", "x-queue-seconds"):
         jsonschema.validate(json.loads(answer[name]), headers[name]["schema"])
 
