@@ -93,7 +93,8 @@ harness are real. S is the same engine with `batching: none`, K with `batching: 
 `benchmarks.plain_diffusers`. Ratios are of one run each; throughput is in row-steps, and loads are relative to what S
 reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`. Memory over a quarter of an
 hour under full load is on the page of the [soak](soak.md), which `make soak` writes; what each component takes on each
-executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`.
+executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`; what
+replicas by work save over a day, against Ray's own autoscaling, in [a day's traffic](day.md).
 
 {pictures}
 """
