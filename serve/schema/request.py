@@ -124,8 +124,9 @@ class EditRequest(BaseModel):
         Field(
             min_length=1,
             max_length=MAX_IMAGES,
-            description="The pictures: each a base64 PNG, plain, as a `data:image/png;base64,` URL or as an object "
-            "with `image_url`; at most 4 MiB once decoded. The first is edited, further ones are references.",
+            description="The pictures: each a base64 PNG (JPEG or WebP where the server takes them), plain, as a "
+            "`data:image/png;base64,` URL or as an object with `image_url`; at most 4 MiB once decoded. The first is "
+            "edited, further ones are references.",
         ),
     ]
     prompt: Annotated[
@@ -299,7 +300,8 @@ def form_schema() -> dict[str, Any]:
         "items": file,
         "minItems": 1,
         "maxItems": MAX_IMAGES,
-        "description": "The pictures: PNG files of at most 4 MiB, or the same in base64. The first is edited.",
+        "description": "The pictures: PNG files (JPEG or WebP where the server takes them) of at most 4 MiB, or the "
+        "same in base64. The first is edited.",
     }
     mask: JsonValue = {**file, "description": body["properties"]["mask"]["description"]}
     names = ("image", "image[]")
