@@ -15,7 +15,7 @@ HEAD = f"{CLUSTER}.headGroupSpec.template.spec"
 CPU = f"{CLUSTER}.workerGroupSpecs.0"
 GPU = f"{CLUSTER}.workerGroupSpecs.1"
 WORKER = f"{GPU}.template.spec.containers.0"
-GONE = object()
+GONE = "gone"
 
 KEYS = [
     ("RayService", "spec.rayClusterConfigs", {}),
