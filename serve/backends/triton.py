@@ -61,17 +61,14 @@ class TritonBackend:
     def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> "TritonComponent":
         """module: is not called. The component takes no more rows than the server allows."""
         name = triton_name(self._model.id, spec.name)
-        config = self._served.get(spec.name)
-        fault = f"serves no {name}" if config is None else _misfit(name, spec, config)
-        if config is None or fault is not None:
-            raise ConfigurationError(f"the Triton server at {self._server.address} {fault}; {self._mend(spec)}")
+        config = checked(self._model, spec, self._served.get(spec.name))
         self._loaded.append(name)
         taken, shapes = limited(spec, config.max_batch_size), _shapes(config)
         messages = travel = InMessages(self._server, name, taken, self.device)
         if self._model.triton.shared_memory:
             travel = InSharedMemory(self._server, name, taken, self.device)
             self._shared.append(travel)
-        return TritonComponent(taken, shapes, travel, messages, self.device, partial(self._mend, spec))
+        return TritonComponent(taken, shapes, travel, messages, self.device, partial(_mend, self._model, spec))
 
     def check(self) -> None:
         self._server.check(self._loaded)
@@ -89,11 +86,15 @@ class TritonBackend:
                 f"the Triton server at {self._server.address} does not tell what it serves: {error}"
             ) from error
 
-    def _mend(self, spec: ComponentSpec, asked: Asked | None = None) -> str:
-        engine = Engine(self._model.model_repository, self._model.id, spec.name)
-        runs = behind_triton(self.device.type, self._model.precision)
-        built = engine.advice(runs, self._model.precision, asked)
-        return f"{built}, and start the server with --model-repository={self._model.model_repository}"
+
+def checked(model: ModelSettings, spec: ComponentSpec, config: Any | None) -> Any:
+    """What the server serves of a component: config, which is None where that is nothing. Raises ConfigurationError
+    that names what differs, and the commands that mend it."""
+    name = triton_name(model.id, spec.name)
+    fault = f"serves no {name}" if config is None else _misfit(name, spec, config)
+    if fault is not None:
+        raise ConfigurationError(f"the Triton server at {model.triton.address} {fault}; {_mend(model, spec)}")
+    return config
 
 
 class TritonComponent:
@@ -145,6 +146,13 @@ def _need_cuda_shared_memory() -> None:
             "triton.shared_memory is true, which on a CUDA device needs the package cuda-python; install it, or set it "
             f"to false ({error})"
         ) from None
+
+
+def _mend(model: ModelSettings, spec: ComponentSpec, asked: Asked | None = None) -> str:
+    engine = Engine(model.model_repository, model.id, spec.name)
+    runs = behind_triton(torch.device(model.device).type, model.precision)
+    built = engine.advice(runs, model.precision, asked)
+    return f"{built}, and start the server with --model-repository={model.model_repository}"
 
 
 def _runtime(config: Any) -> str:

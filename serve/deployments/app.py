@@ -16,7 +16,6 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from serve.client import is_loopback
 from serve.deployments import heap, proxy
 from serve.deployments.autoscaling import autoscaling
 from serve.deployments.codec import Codec
@@ -26,7 +25,14 @@ from serve.deployments.quotas import Quotas
 from serve.deployments.runs import Runs
 from serve.errors import ConfigurationError
 from serve.families import facts_of
-from serve.settings import ModelSettings, Settings, load
+from serve.settings import (
+    ModelSettings,
+    Settings,
+    load,
+    object_store_bytes,
+    refuse_missing_gpus,
+    refuse_open_server,
+)
 from serve.storage import open_storage
 
 logger = logging.getLogger(__name__)
@@ -73,7 +79,7 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     settings = load(Path(path) if path else None, args)
     if settings.server.model_fields_set & {"host", "port"}:
         logger.warning("server.host and server.port are Ray Serve's to set on a cluster (http_options); not used")
-    _refuse_open_server(settings, "")
+    refuse_open_server(settings, "")
     return application(settings)
 
 
@@ -81,7 +87,7 @@ def __getattr__(name: str) -> ray_serve.Application:
     """`configured`, made when it is asked for, so that importing this module reads no configuration."""
     if name == "configured":
         settings = load()
-        _refuse_open_server(settings, "")
+        refuse_open_server(settings, "")
         return application(settings)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -91,7 +97,7 @@ def start(settings: Settings) -> None:
 
     Raises ConfigurationError when a model cannot be loaded, or the store of results not be used.
     """
-    _refuse_open_server(settings, settings.server.host)
+    refuse_open_server(settings, settings.server.host)
     open_storage(settings.storage).check()
     app = application(settings)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -102,12 +108,12 @@ def start(settings: Settings) -> None:
         address="local",
         num_cpus=_cpus(settings),
         include_dashboard=False,
-        object_store_memory=2 * settings.limits.bodies_bytes,  # the bodies, and the pixels decoded from them
+        object_store_memory=object_store_bytes(settings),
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
-    _refuse_missing_gpus(settings)
+    refuse_missing_gpus(settings, ray.cluster_resources().get("GPU", 0))
     logging_config = LoggingConfig(log_level=settings.server.log_level, enable_access_log=False)
     ray_serve.start(
         http_options=HTTPOptions(host=settings.server.host, port=settings.server.port), logging_config=logging_config
@@ -159,24 +165,6 @@ def _single(name: str, settings: Settings) -> Any:
 def _grace_s(settings: Settings) -> float:
     """How long a replica that is to stop may finish what it has: a rollout cuts no request."""
     return settings.limits.request_timeout_s + STOP_MARGIN_S
-
-
-def _refuse_open_server(settings: Settings, host: str) -> None:
-    """host: that is listened on; empty where it is not known."""
-    if settings.auth.keys_file or settings.auth.allow_anonymous or is_loopback(host):
-        return
-    where = f"{host} can be reached by others" if host else "the address that Ray Serve listens on may be a public one"
-    raise ConfigurationError(
-        f"{where}, and there are no API keys: set auth.keys_file (`retouch keys create`), or auth.allow_anonymous: true"
-    )
-
-
-def _refuse_missing_gpus(settings: Settings) -> None:
-    """Ray would wait for them for ever."""
-    wanted = sum(max(1, model.replicas.min) * model.num_gpus for model in settings.models)
-    found = ray.cluster_resources().get("GPU", 0)
-    if wanted > found:
-        raise ConfigurationError(f"the models ask for {wanted:g} GPUs (num_gpus, replicas); this machine has {found:g}")
 
 
 def _cpus(settings: Settings) -> int:

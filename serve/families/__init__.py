@@ -19,12 +19,13 @@ class FamilyEntry:
     """loader: `module:function` that takes the weights' folder or hub id and a backend, and answers the `Family`.
 
     It is named, not imported, so that the processes without a model never load torch. components: the names of those
-    that it loads.
+    that it loads. hub: whether the weights may also be a hub id.
     """
 
     loader: str
     facts: ModelFacts
     components: tuple[str, ...]
+    hub: bool = False
 
 
 FAMILIES: dict[str, FamilyEntry] = {
@@ -42,6 +43,7 @@ FAMILIES: dict[str, FamilyEntry] = {
             multiple=16,
         ),
         ("text_encoder", "text_encoder_2", "vae_encoder", "vae_decoder", "denoiser"),
+        hub=True,
     ),
     "pixel_edit": FamilyEntry(
         "serve.families.pixel_edit:load",
@@ -84,6 +86,11 @@ def check_components(model: "ModelSettings", names: Iterable[str]) -> None:
 def components_of(model: "ModelSettings") -> tuple[str, ...]:
     """The names of the model's components. Raises ConfigurationError."""
     return _entry(model).components
+
+
+def takes_hub_ids(model: "ModelSettings") -> bool:
+    """Whether the model's weights may be a hub id, which a start downloads. Raises ConfigurationError."""
+    return _entry(model).hub
 
 
 def load_family(model: "ModelSettings", backend: "Backend") -> "Family":

@@ -5,7 +5,7 @@ that names the key. A variable names a section, or a key of one after `__` (`RET
 the file; `RETOUCH_MODELS` holds the whole list as JSON. A null stands for the default of its key.
 """
 
-from serve.settings.load import CONFIG_VARIABLE, ENV_PREFIX, Provenance, Settings, load
+from serve.settings.load import CONFIG_VARIABLE, ENV_PREFIX, Provenance, Settings, file_of, load, variables_of
 from serve.settings.models import (
     EMBEDDED_CHECKPOINT,
     BackendName,
@@ -18,6 +18,7 @@ from serve.settings.models import (
     TritonSettings,
     embedded_model,
 )
+from serve.settings.needs import gpus_wanted, object_store_bytes, refuse_missing_gpus, refuse_open_server
 from serve.settings.section import MIB
 from serve.settings.service import AuthSettings, IdempotencySettings, LimitSettings, LinkSettings, ServerSettings
 from serve.settings.storage import BUCKET_LIFETIME_S, StorageSettings
@@ -45,5 +46,11 @@ __all__ = [
     "StorageSettings",
     "TritonSettings",
     "embedded_model",
+    "file_of",
+    "gpus_wanted",
     "load",
+    "object_store_bytes",
+    "refuse_missing_gpus",
+    "refuse_open_server",
+    "variables_of",
 ]

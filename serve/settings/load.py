@@ -97,7 +97,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     Raises ConfigurationError: the file cannot be read, or a key is unknown or its value refused.
     """
     _refuse_unknown_variables(os.environ)
-    path = path or (Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else None)
+    path = file_of(path)
     values = _read(path) if path else {}
     for section, changes in (overrides or {}).items():
         values[section] = _merged(values.get(section, {}), changes)
@@ -108,6 +108,20 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         raise ConfigurationError(f"a {ENV_PREFIX}* variable is not JSON: {error}") from None
     except ValidationError as error:
         raise ConfigurationError(_sentence(error, path)) from None
+
+
+def file_of(path: Path | None) -> Path | None:
+    """The file that `load` reads for that path; None: there is none, and everything has its default."""
+    return path or (Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else None)
+
+
+def variables_of(environment: Mapping[str, str]) -> list[str]:
+    """The names of those that set something of the configuration, or try to."""
+    return [
+        name
+        for name, value in environment.items()
+        if name.upper().startswith(ENV_PREFIX) and name not in NO_KEYS and not is_service_variable(name, value)
+    ]
 
 
 def _merged(current: object, changes: object) -> object:
@@ -140,9 +154,7 @@ def _refuse_unknown_keys(values: Mapping[str, Any], path: Path | None) -> None:
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """pydantic-settings passes over variables that match no field, so that a typo would change nothing in silence."""
-    for name, value in environment.items():
-        if not name.upper().startswith(ENV_PREFIX) or name in NO_KEYS or is_service_variable(name, value):
-            continue
+    for name in variables_of(environment):
         key, *parts = name[len(ENV_PREFIX) :].lower().split("__")
         whole = f"{ENV_PREFIX}{key.upper()}"
         if key not in Settings.model_fields:
@@ -155,7 +167,7 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
             raise ConfigurationError(f"the variable {name} names a part of {key}; {takes}")
         if len(parts) > 1:
             raise ConfigurationError(f"the variable {name} is unknown; after {whole}__ comes one key of the section")
-        if not parts and key != "default_model" and value.strip() == "null":
+        if not parts and key != "default_model" and environment[name].strip() == "null":
             raise ConfigurationError(f"the variable {name} is null; leave it out, or set it to JSON")
 
 
