@@ -34,6 +34,8 @@ ANY_MACHINE = "any"
 MODEL_PACKAGES = ("diffusers", "transformers")
 """Their code computes what a component's own does not."""
 FORMAT = 1
+WITH_CONFIG = ", with the server's --config if it has one"
+"""Ends a command of an advice, which is given where the file's name is not known."""
 
 
 class Error(BaseModel):
@@ -144,7 +146,7 @@ class Engine:
         there = self._of(backend)
         words += (asked or (there.shapes.asked if there else Asked())).words()
         words += ["--python"] if there and there.platform == "python" else []
-        return f"build it: {shlex.join(words)}, with the server's --config if it has one"
+        return f"build it: {shlex.join(words)}{WITH_CONFIG}"
 
     def _of(self, backend: CompiledBackend) -> Manifest | None:
         """The manifest, where it can be read and is of an engine for that backend."""

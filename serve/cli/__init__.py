@@ -1,4 +1,4 @@
-"""The command line: `retouch serve`, `edit`, `models`, `build-engines`, `keys` and `bench`."""
+"""The command line: `retouch serve`, `edit`, `models`, `build-engines`, `keys`, `doctor` and `bench`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import typer
 from serve.cli.bench import bench
 from serve.cli.build import build_engines
 from serve.cli.console import EXIT_CODES, Exit, Failure, say
+from serve.cli.doctor.command import doctor
 from serve.cli.edit import edit
 from serve.cli.keys import keys
 from serve.cli.models import models
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, edit, models, build_engines):
+for command in (serve, edit, models, build_engines, doctor):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")

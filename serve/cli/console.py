@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage or configuration, "
-    "3 no server at the address or, for serve, the address is taken, 130 interrupted."
+    "Exit codes: 0 done, 1 the server refused or failed, or doctor found something wrong, 2 wrong usage or "
+    "configuration, 3 no server at the address or, for serve, the address is taken, 130 interrupted."
 )
 
 

@@ -94,7 +94,7 @@ def _stop() -> None:
 
 def welcome(server: "ServerSettings") -> str:
     """One screen: where the server is and what to paste to try it."""
-    url = _url(server)
+    url = url_of(server)
     picture = shlex.quote(_example())
     elsewhere = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
     return f"""
@@ -125,7 +125,7 @@ def _command() -> str:
     return shlex.quote(os.path.relpath(sys.argv[0]) if os.sep in sys.argv[0] else "retouch")
 
 
-def _url(server: "ServerSettings") -> str:
+def url_of(server: "ServerSettings") -> str:
     """Where a person on this machine reaches it: a wildcard is no address to call."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
     return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
