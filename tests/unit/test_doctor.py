@@ -43,7 +43,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def settings(**sections: Any) -> Settings:
     """One model on the CPU, and a port that is free, unless something else is said."""
-    return Settings(**{"models": (TINY,), "server": {"port": free_port()}, **sections})
+    asked: dict[str, Any] = {"models": (TINY,), "server": {"port": free_port()}, **sections}
+    return Settings(**asked)
 
 
 def verdicts(check: Check, asked: Settings) -> list[tuple[str, Verdict]]:
@@ -373,6 +374,14 @@ class TestModels:
         assert (found.check, found.verdict) == ("weights tiny", WRONG)
         assert told in found.found
         assert found.advice
+
+    def test_weights_larger_than_a_gpu_are_a_warning(
+        self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        model = {**TINY, "weights": str(checkpoint), "device": "cuda", "num_gpus": 1}
+        for total_mib, expected in ((24000, [OK]), (0, [OK, WARNING])):
+            _driver(tmp_path, monkeypatch, f"echo 'small, 570.1, 9.0, {total_mib}, 0'")
+            assert [one.verdict for one in models.models(settings(models=(model,)))] == expected
 
     def test_an_unknown_family_or_component_is_wrong(self):
         for change in ({"family": "sdxl"}, {"components": {"vae": {"precision": "float32"}}}):

@@ -22,7 +22,8 @@ def public_address(settings: "Settings") -> Iterator[Finding]:
     try:
         refuse_open_server(settings, host)
     except ConfigurationError as error:
-        yield wrong(check, f"{host} can be reached by others, and there are no API keys", str(error).partition(": ")[2])
+        found, _, advice = str(error).partition(": ")
+        yield wrong(check, found, advice)
         return
     if is_loopback(host):
         yield ok(check, f"{host} is of this machine alone")

@@ -37,6 +37,8 @@ CHECKS: dict[str, Check] = {
 """By the name that a finding has where the check itself fails."""
 _SECRET_OPTION = re.compile(r"key|secret|token|sas|password|credential", re.IGNORECASE)
 _SHOWN = "***"
+SHORTEST = 4
+"""Of a secret: what is shorter is in many a word."""
 
 
 def examine(config: Path | None) -> Iterator[Finding]:
@@ -76,7 +78,7 @@ def _changes(settings: "Settings", config: Path | None) -> dict[str, str]:
     options = {**storage.options, **storage.client_options}
     held = [value for name, value in options.items() if isinstance(value, str) and _SECRET_OPTION.search(name)]
     command = f" --config {shlex.quote(str(file))}" if file else ""
-    return {WITH_CONFIG: command, **{secret: _SHOWN for secret in (storage.secret, *held) if secret}}
+    return {WITH_CONFIG: command, **{secret: _SHOWN for secret in (storage.secret, *held) if len(secret) >= SHORTEST}}
 
 
 def _changed(finding: Finding, changes: Mapping[str, str]) -> Finding:

@@ -45,8 +45,7 @@ def gpus(settings: "Settings") -> Iterator[Finding]:
     try:
         refuse_missing_gpus(settings, len(there))
     except ConfigurationError as error:
-        found = " ".join(str(error).split("; "))
-        yield wrong("gpus", found.replace("this machine has", "and this machine has"), _missing())
+        yield wrong("gpus", str(error).replace("; ", ", and "), _missing())
         return
     yield _range(settings, len(there)) or ok(
         "gpus", f"{f'the models ask for {wanted:g}' if wanted else 'no model asks for one'}; {len(there)} found"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from serve.cli.doctor.executors import computes_on_cpu, executors
 from serve.cli.doctor.findings import Finding, gib, ok, warning
-from serve.cli.doctor.models import numbers_of
 from serve.cli.doctor.network import is_served
+from serve.cli.doctor.weights import weights_bytes
 from serve.cpus import usable_cpus
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where Ray keeps its objects, if it has room."""
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def cpus(settings: "Settings") -> Iterator[Finding]:
@@ -40,7 +39,9 @@ def memory(settings: "Settings") -> Iterator[Finding]:
         yield ok("memory", f"{gib(free)} free beside the server that runs")
         return
     store = object_store_bytes(settings)
-    wanted = store + sum(_weights_bytes(model) * max(1, model.replicas.min) for model in _on_cpus(settings))
+    wanted = store + sum(
+        weights_bytes(model) * max(1, model.replicas.min) for model in settings.models if computes_on_cpu(model)
+    )
     found = f"{gib(free)} free (machine, control groups); requests and the weights on CPUs take up to {gib(wanted)}"
     if free >= wanted:
         yield ok("memory", found)
@@ -68,11 +69,3 @@ def shared_memory(settings: "Settings", place: Path = SHARED_MEMORY) -> Iterator
 
 def _on_cpus(settings: "Settings") -> "list[ModelSettings]":
     return [model for model in settings.models if any(computes_on_cpu(own) for own in executors(model))]
-
-
-def _weights_bytes(model: "ModelSettings") -> int:
-    """About what a replica on CPUs holds; 0 where the weights are no folder yet, or the model's own are elsewhere."""
-    folder = Path(model.weights)
-    if not folder.is_dir() or not computes_on_cpu(model):
-        return 0
-    return _BYTES[model.precision] * numbers_of(part for part in folder.iterdir() if part.is_dir())

@@ -37,7 +37,7 @@ def cache_folder(settings: "Settings") -> Iterator[Finding]:
     folder = settings.server.cache_folder
     if fault := _unwritable(folder):
         found = f"{folder} cannot be written ({fault}), so that every start measures the models anew"
-        yield warning("cache folder", found, f"name another by server.cache_folder, or: {_own(folder)}")
+        yield warning("cache folder", found, _another("server.cache_folder", folder))
     else:
         yield ok("cache folder", f"{folder} can be written")
 
@@ -68,17 +68,24 @@ def _disk(storage: "StorageSettings") -> Finding:
 def _unwritable(folder: Path) -> str:
     """Why files cannot be made there, or the folder not be made; empty where they can. Asked of the rights alone, so
     that nothing is written."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    there = _nearest(folder)
     if not there.is_dir():
         return f"{there} is no folder"
     return "" if os.access(there, os.W_OK | os.X_OK) else f"this user may not write {there}"
 
 
+def _nearest(folder: Path) -> Path:
+    """The folder, or of those above it the first that is there."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+
+
 def _advice(storage: "StorageSettings") -> str:
     if storage.url:
         return "correct the bucket, its endpoint or its keys, which storage.options and the environment name"
-    return f"name another by storage.folder, or: {_own(storage.folder)}"
+    return _another("storage.folder", storage.folder)
 
 
-def _own(folder: Path) -> str:
-    return f"sudo install -d -o $(id -u) {shlex.quote(str(folder))}"
+def _another(key: str, folder: Path) -> str:
+    """The command helps where only rights are missing."""
+    own = f", or: sudo install -d -o $(id -u) {shlex.quote(str(folder))}" if _nearest(folder).is_dir() else ""
+    return f"name another by {key}{own}"

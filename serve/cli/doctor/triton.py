@@ -1,11 +1,11 @@
 """Triton servers: whether they answer, and serve the components that models leave to them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from serve.cli.doctor.findings import Finding, guarded, ok, refused, wrong
-from serve.cli.doctor.models import here, parts_by_precision
+from serve.cli.doctor.weights import here, pieces_of
 from serve.errors import BackendUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,13 +21,12 @@ def triton(settings: "Settings") -> Iterator[Finding]:
     for model in settings.models:
         if model.family not in FAMILIES:
             continue  # which is found with the models
-        owns = {name: component_settings(model, name) for name in components_of(model)}
-        left = {name: own for name, own in owns.items() if own.backend == "triton"}
+        left = [name for name in components_of(model) if component_settings(model, name).backend == "triton"]
         if left:
             yield from guarded(f"triton of {model.id}", partial(_served, model, left))
 
 
-def _served(model: "ModelSettings", left: "dict[str, ModelSettings]") -> Iterator[Finding]:
+def _served(model: "ModelSettings", left: Sequence[str]) -> Iterator[Finding]:
     from serve.backends.manifest import triton_name  # noqa: PLC0415
     from serve.backends.triton import checked  # noqa: PLC0415
     from serve.backends.triton_server import Refused, TritonServer  # noqa: PLC0415
@@ -38,20 +37,26 @@ def _served(model: "ModelSettings", left: "dict[str, ModelSettings]") -> Iterato
         server.check(())
         version = server.await_version()
         configurations = server.configurations(triton_name(model.id, ""))
-    except (BackendUnavailable, Refused, ConfigurationError):
+    except BackendUnavailable:
         yield wrong(
             check, f"no Triton server answers at {address} (triton.address)", "start it, or correct the address"
         )
         return
+    except Refused as error:
+        yield wrong(check, f"what answers at {address} does not tell what it serves: {error}", "correct triton.address")
+        return
     yield ok(check, f"{version} at {address} runs {', '.join(sorted(configurations)) or 'nothing of it'}")
     found = here(model)
-    if found is None:
-        return
-    for name, own in left.items():
+    try:
+        pieces = {} if found is None else pieces_of(found)
+    except ConfigurationError:
+        return  # which is found with the models
+    for name, piece in pieces.items():
+        if name not in left:
+            continue
         part = f"triton {model.id}.{name}"
         try:
-            spec = parts_by_precision(found, own.precision)[name].spec
-            checked(own, spec, configurations.get(name))
+            checked(piece.own, piece.part.spec, configurations.get(name))
         except ConfigurationError as error:
             yield refused(part, error)
         else:
