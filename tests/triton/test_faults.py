@@ -1,5 +1,6 @@
 """A real Triton that is slow, hangs, dies or comes back: calls end, memory is given back, and all goes on by itself."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -40,19 +41,19 @@ def test_a_call_ends_at_its_deadline_and_its_late_answer_reaches_nobody(load: Lo
 
 
 def test_nothing_stays_in_shared_memory(triton: Triton):
-    before = set(Path("/dev/shm").glob("retouch-*"))
+    before = set(Path("/dev/shm").glob(f"retouch-{os.getpid()}-*"))
     served = backend(triton, PROBE, timeout_s=0.5)
     echo = served.load(PROBED, nn.Identity, WEIGHTS)
     with pytest.raises(BackendUnavailable):
         echo(probe_inputs(3000, seconds=0.7))
     time.sleep(0.5)
     echo(probe_inputs(10))
-    during = set(Path("/dev/shm").glob("retouch-*")) - before
+    during = set(Path("/dev/shm").glob(f"retouch-{os.getpid()}-*")) - before
     assert during
 
     served.close()
 
-    assert not during & set(Path("/dev/shm").glob("retouch-*"))
+    assert not during & set(Path("/dev/shm").glob(f"retouch-{os.getpid()}-*"))
     watching = triton_server.TritonServer(TritonSettings(address=triton.address))
     assert not {path.name for path in during} & {*watching.regions("System")}
 
