@@ -1,7 +1,6 @@
 """Engines over the fake family, and how their futures are read."""
 
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,11 +99,3 @@ def error_of(future: Future[EditResult]) -> EditError:
     error = future.exception(TIMEOUT_S)
     assert isinstance(error, EditError)
     return error
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Waits until it does, for what another thread brings about."""
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)

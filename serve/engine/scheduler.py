@@ -215,7 +215,7 @@ class StepScheduler:
         return self._ordered_by(key, self._by_key[key].values(), now_s)[0]
 
     def _ordered_by(self, key: Hashable, rows: Iterable[_Progress], now_s: float) -> tuple[list[_Progress], float]:
-        """The rows by what they have left while there is slack, by when they are due without; and that slack."""
+        """The rows by what they have left while there is slack, by when they are due without; and `_spare_steps`."""
         by_due = sorted(rows, key=lambda one: (one.due_s, one.row.id))
         spare_steps = self._spare_steps(key, by_due, now_s)
         if spare_steps < 1:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from serve.families import components_of, load_family
 from serve.settings import ComponentSettings, ModelSettings
 from serve.types import Axis, ComponentSpec, TensorSpec
 from tests.contract.engines import SIZES, build, small_model
+from tests.waiting import eventually
 
 PLAN = Wish(backend="tensorrt", architecture="sm_89", sizes=SIZES, batches=(1, 2))
 SPEC = ComponentSpec(
@@ -379,11 +379,11 @@ def _job(model: ModelSettings, module: Callable[[], nn.Module]) -> Job:
 
 
 def _wait(done: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
-    deadline_s = time.monotonic() + 60
-    while not done():
+    def either() -> bool:
         assert process.poll() is None
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+        return done()
+
+    eventually(either, every_s=0.01)
 
 
 _BUILD = """

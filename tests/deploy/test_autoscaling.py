@@ -1,8 +1,7 @@
 """A server whose models have as many replicas as their work needs, none at all among them."""
 
 import os
-import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.deploy.test_retouch_serve import serving
 from tests.http.api import EDITS, drawing_request
 from tests.http.conftest import free_port
 from tests.http.processes import replicas, session_folder
+from tests.waiting import eventually
 
 CONFIG = """
 models:
@@ -35,43 +35,52 @@ PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def pid(tmp_path_factory: pytest.TempPathFactory, port: int) -> Generator[int]:
+    """Of the server."""
     folder = tmp_path_factory.mktemp("autoscaling")
-    config, port = folder / "retouch.yaml", free_port()
+    config = folder / "retouch.yaml"
     config.write_text(CONFIG.format(weights=checkpoints.flux_kontext(folder / "weights")))
     os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
     try:
-        with serving(port, "--config", str(config)):
-            yield f"http://127.0.0.1:{port}"
+        with serving(port, "--config", str(config)) as server:
+            yield server.pid
     finally:
         del os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"]
+
+
+@pytest.fixture(scope="module")
+def url(port: int, pid: int) -> str:
+    assert pid
+    return f"http://127.0.0.1:{port}"
 
 
 def edit(url: str, **fields: Any) -> int:
     return httpx.post(url + EDITS, json=drawing_request(**fields), timeout=PATIENCE_S).status_code
 
 
-def wait_for(deployment: str, count: int) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while len(replicas(deployment)) != count:
-        assert time.monotonic() < end, f"{deployment} has {len(replicas(deployment))} replicas, not {count}"
-        time.sleep(0.5)
+def has(count: int, deployment: str, pid: int) -> Callable[[], bool]:
+    return lambda: len(replicas(deployment, of=pid)) == count
 
 
-def test_replicas_come_with_work_and_go_with_it_and_no_edit_is_lost(url: str) -> None:
-    assert len(replicas("editor-pool")) == 1
+def test_replicas_come_with_work_and_go_with_it_and_no_edit_is_lost(url: str, pid: int) -> None:
+    assert has(1, "editor-pool", pid)()
     with ThreadPoolExecutor(24) as threads:
         edits = [threads.submit(edit, url, model="pool", num_inference_steps=40, seed=seed) for seed in range(24)]
-        wait_for("editor-pool", 3)
+        eventually(has(3, "editor-pool", pid), PATIENCE_S)
         assert {one.result() for one in edits} == {200}
-    wait_for("editor-pool", 1)
-    logs = "".join(path.read_text() for path in (session_folder() / "logs" / "serve").glob("controller_*.log"))
+    eventually(has(1, "editor-pool", pid), PATIENCE_S)
+    logs = "".join(path.read_text() for path in (session_folder(pid) / "logs" / "serve").glob("controller_*.log"))
     assert "editor-pool has 1 replicas and needs" in logs
 
 
-def test_a_model_without_work_has_no_replica_and_one_comes_with_the_next_edit(url: str) -> None:
-    wait_for("editor-rare", 0)
+def test_a_model_without_work_has_no_replica_and_one_comes_with_the_next_edit(url: str, pid: int) -> None:
+    eventually(has(0, "editor-rare", pid), PATIENCE_S)
     assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
-    assert replicas("editor-rare") == []
+    assert has(0, "editor-rare", pid)()
     assert edit(url, model="rare") == 200
-    wait_for("editor-rare", 0)
+    eventually(has(0, "editor-rare", pid), PATIENCE_S)

@@ -16,8 +16,8 @@ from tests.deploy.test_retouch_serve import RETOUCH, serving
 from tests.http.api import EDITS, canvas_request, drawing_request, refusal
 from tests.http.conftest import free_port
 from tests.http.processes import replicas, session_folder
-from tests.http.test_life import eventually
 from tests.http.wire import Wire
+from tests.waiting import eventually
 
 CONFIG = """
 models:
@@ -49,13 +49,25 @@ def keys(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def url(folder: Path, keys: dict[str, str]) -> Generator[str]:
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def pid(folder: Path, keys: dict[str, str], port: int) -> Generator[int]:
+    """Of the server."""
     assert keys
-    config, port = folder / "retouch.yaml", free_port()
+    config = folder / "retouch.yaml"
     weights = checkpoints.flux_kontext(folder / "weights")
     config.write_text(CONFIG.format(weights=weights, keys=folder / "keys.yaml"))
-    with serving(port, "--config", str(config)):
-        yield f"http://127.0.0.1:{port}"
+    with serving(port, "--config", str(config)) as server:
+        yield server.pid
+
+
+@pytest.fixture(scope="module")
+def url(port: int, pid: int) -> str:
+    assert pid
+    return f"http://127.0.0.1:{port}"
 
 
 def _post(url: str, key: str, **fields: Any) -> httpx.Response:
@@ -167,9 +179,9 @@ def test_an_idempotency_key_is_its_callers_own(url: str, keys: dict[str, str]) -
 
 
 def test_where_limits_cannot_be_counted_nobody_is_let_in_and_the_server_is_not_ready(
-    url: str, keys: dict[str, str]
+    url: str, pid: int, keys: dict[str, str]
 ) -> None:
-    (counting,) = replicas("quotas")
+    (counting,) = replicas("quotas", of=pid)
     counting.suspend()
     refused = httpx.get(f"{url}/readyz", timeout=60)
     assert (refused.status_code, refused.json()["error"]["message"]) == (503, "quotas is not ready")
@@ -181,10 +193,10 @@ def test_where_limits_cannot_be_counted_nobody_is_let_in_and_the_server_is_not_r
     assert _post(url, keys["slow"], model="open", n=2).status_code == 200
 
 
-def test_no_key_and_no_prompt_is_in_any_log(url: str, keys: dict[str, str]) -> None:
+def test_no_key_and_no_prompt_is_in_any_log(url: str, pid: int, keys: dict[str, str]) -> None:
     assert _post(url, keys["ada"], prompt="a secret wish", model="open").status_code == 200
     assert _post(url, keys["ada"], prompt="a secret wish " * 4000, model="open").status_code == 400
-    logs = [path for path in (session_folder() / "logs").rglob("*") if path.is_file()]
+    logs = [path for path in (session_folder(pid) / "logs").rglob("*") if path.is_file()]
     told = b"".join(path.read_bytes() for path in logs)
     assert b"key=ada" in told
     assert not [name for name, key in keys.items() if key.encode() in told]

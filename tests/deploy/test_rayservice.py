@@ -5,7 +5,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.http.api import SOURCE
 from tests.http.conftest import free_port
 from tests.k8s.application import SETTINGS_KEY
 from tests.k8s.rendering import K8S, Manifest, of_kind, render
+from tests.waiting import eventually
 
 RETOUCH = str(Path(sys.executable).parent / "retouch")
 START_S = 120
@@ -115,8 +115,10 @@ def _deploy(cluster: Deployed, config: Manifest) -> None:
     url, headers = f"{cluster.dashboard}/api/serve/applications/", {"Authorization": f"Bearer {cluster.token}"}
     with httpx.Client(headers=headers, timeout=30) as client:
         assert client.put(url, json=config).status_code == 200
-        until = time.monotonic() + START_S
-        while (application := client.get(url).json()["applications"]["retouch"])["status"] != "RUNNING":
+
+        def runs() -> bool:
+            application = client.get(url).json()["applications"]["retouch"]
             assert application["status"] != "DEPLOY_FAILED", application["message"]
-            assert time.monotonic() < until, application
-            time.sleep(1)
+            return application["status"] == "RUNNING"
+
+        eventually(runs, START_S, every_s=1)

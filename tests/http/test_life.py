@@ -1,6 +1,5 @@
 """Work stops when nobody waits for it, and a server with too much of it says so."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,18 +11,11 @@ from serve.engine.engine import EngineStats
 from tests.http.api import canvas_request, draw, drawing_request, files, post, refusal
 from tests.http.conftest import KONTEXT, MAX_QUEUED_ROWS, TINY, Server
 from tests.http.wire import Wire
+from tests.waiting import eventually
 
 LONG_STEPS = 100
 MODELS = (TINY, KONTEXT)
 Stats = Callable[[str], EngineStats]
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    """Ask until it holds: what a server does by itself can only be observed from outside by asking again."""
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come about in time"
-        time.sleep(0.05)
 
 
 def _rows(stats: EngineStats) -> int:

@@ -9,7 +9,7 @@ from serve.engine.engine import EngineStats
 from tests.http.api import canvas_request, draw, drawing_request, post
 from tests.http.conftest import KONTEXT, TINY
 from tests.http.processes import replicas
-from tests.http.test_life import eventually
+from tests.waiting import eventually
 
 Stats = Callable[[str], EngineStats]
 

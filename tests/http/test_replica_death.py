@@ -10,7 +10,7 @@ from serve.engine.engine import EngineStats
 from tests.http.api import draw, drawing_request, files, post, refusal
 from tests.http.conftest import KONTEXT, TINY
 from tests.http.processes import replicas
-from tests.http.test_life import eventually
+from tests.waiting import eventually
 
 STEPS = 20
 

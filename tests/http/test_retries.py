@@ -13,9 +13,10 @@ from serve.engine.engine import EngineStats
 from tests.http.api import EDITS, drawing_request, files, invalid, refusal
 from tests.http.conftest import KONTEXT, TINY, Server
 from tests.http.processes import replicas
-from tests.http.test_life import Stats, eventually
+from tests.http.test_life import Stats
 from tests.http.test_multipart import PNG
 from tests.http.wire import Wire
+from tests.waiting import eventually
 
 REPLAYED = "idempotent-replayed"
 RETRIES = "x-stainless-retry-count"

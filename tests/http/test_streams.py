@@ -16,7 +16,8 @@ from serve.engine.engine import EngineStats
 from tests import pictures
 from tests.http.api import EDITS, SOURCE, Fields, canvas_request, draw, drawing_request, invalid, pixels, post, refusal
 from tests.http.conftest import KEEP_ALIVE_S, KONTEXT, TINY
-from tests.http.test_life import Stats, eventually
+from tests.http.test_life import Stats
+from tests.waiting import eventually
 
 PARTIAL, COMPLETED, PROGRESS = (f"image_edit.{name}" for name in ("partial_image", "completed", "progress"))
 WATCHED = {"x-progress": "true"}

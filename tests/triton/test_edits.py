@@ -1,6 +1,8 @@
 """Edits through `retouch serve` whose components a real Triton runs, also while that dies and comes back."""
 
 import base64
+import os
+import re
 import shutil
 import threading
 import time
@@ -19,9 +21,9 @@ from benchmarks.server import RunningServer, serving
 from serve.backends.manifest import triton_name
 from serve.settings import ModelSettings, embedded_model
 from tests.http.api import EDITS, Fields, files, pixels, refusal
-from tests.http.test_life import eventually
 from tests.triton.repository import add_model
 from tests.triton.server import Triton
+from tests.waiting import eventually
 
 COFFEE = Path(__file__).parents[2] / "examples" / "coffee.png"
 LOCAL = "in-process"
@@ -133,9 +135,12 @@ def _call_on(served: Served, seed: int, moments: Moments) -> list[httpx.Response
 
 
 def _shared_memory() -> set[Path]:
-    """Named by the process that made it; what living ones have that are not of this server is others'."""
-    found = Path("/dev/shm").glob("retouch-*")
-    return {path for path in found if not psutil.pid_exists(int(path.name.split("-")[1]))}
+    """All but what living processes of other servers have, which is named by them."""
+    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    theirs = set(psutil.pids()) - ours
+    made_by = re.compile(r"retouch-(\d+)-")
+    found = Path("/dev/shm").glob("*retouch-*")
+    return {path for path in found if not ((by := made_by.search(path.name)) and int(by[1]) in theirs)}
 
 
 def _settings(model: ModelSettings) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from serve.types import EditResult
 from tests.fake_backend import fixed_size
 from tests.fake_family import FakeFamily, Fault, Where, drawn_alone, edit_job
 from tests.gates import TIMEOUT_S, Gate
-from tests.running_engine import engine_of, error_of, eventually, result_of, running
+from tests.running_engine import engine_of, error_of, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
+from tests.waiting import eventually
 
 # Cancellation
 

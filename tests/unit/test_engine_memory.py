@@ -8,8 +8,9 @@ from serve.errors import DeviceOutOfMemory, InternalError, InvalidRequest
 from serve.types import EditJob
 from tests.fake_backend import FakeBackend, FakeMemory, fixed_size
 from tests.fake_family import ComponentName, FakeFamily, Fault, begun, drawn_alone, edit_job
-from tests.running_engine import engine_of, error_of, eventually, known_costs, result_of, running
+from tests.running_engine import engine_of, error_of, known_costs, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
+from tests.waiting import eventually
 
 JOB = edit_job("like all")
 ROW_BYTES = begun(FakeFamily(), JOB).nbytes

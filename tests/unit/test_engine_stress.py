@@ -19,8 +19,9 @@ from serve.types import EditJob, EditResult
 from tests.fake_backend import FakeBackend, FakeMemory
 from tests.fake_family import FakeFamily, Fault, drawn_alone, edit_job
 from tests.gates import TIMEOUT_S
-from tests.running_engine import engine_of, error_of, eventually, known_costs, running
+from tests.running_engine import engine_of, error_of, known_costs, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
+from tests.waiting import eventually
 
 JOBS = 200
 CLIENTS = 4

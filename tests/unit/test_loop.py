@@ -11,8 +11,9 @@ from serve.types import EditJob
 from tests.fake_backend import FakeBackend, fixed_size
 from tests.fake_family import FakeFamily, Fault, drawn_alone, edit_job, picture_name
 from tests.gates import TIMEOUT_S, Gate
-from tests.running_engine import engine_of, eventually, known_costs, result_of, running
+from tests.running_engine import engine_of, known_costs, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
+from tests.waiting import eventually
 
 NEVER_AFFORDABLE_S = 1e9
 """A decode that is expected to take so long fits no time between two steps, however often the expectation is mended."""

@@ -13,9 +13,10 @@ from serve.errors import Overloaded
 from serve.types import Preview, Progress, QueuePlace
 from tests.fake_family import FakeFamily, Fault, begun, edit_job
 from tests.gates import Gate
-from tests.running_engine import engine_of, eventually, result_of, running
+from tests.running_engine import engine_of, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
 from tests.stages import run_alone
+from tests.waiting import eventually
 
 
 def _previews(events: list[Event]) -> list[Preview]:

@@ -16,7 +16,7 @@ from tests import pictures
 from tests.http.api import draw, pixels
 from tests.http.browser.playground import PHOTO, SIZE, Playground, sent_pixels
 from tests.http.conftest import KONTEXT, TINY
-from tests.http.test_life import eventually
+from tests.waiting import eventually
 
 MAX_BYTES = 4 * 2**20
 ORIENTATION_TAG = 0x0112
