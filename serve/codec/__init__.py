@@ -5,7 +5,7 @@ pixels to the sizes that `auto_size` and `draw_size` name; the way out is `compo
 pure, keep no global state and release the interpreter lock in their long parts, so that they may run in threads.
 """
 
-from serve.codec.base64 import check_bytes, decode_base64
+from serve.codec.base64 import ONLY_PNG, check_bytes, decode_base64
 from serve.codec.blend import compose
 from serve.codec.encode import encode
 from serve.codec.form import FormReader
@@ -19,7 +19,7 @@ from serve.codec.geometry import (
     largest_read,
     square_reference,
 )
-from serve.codec.picture import ONLY_PNG, MaskMode, decode_mask, decode_picture
+from serve.codec.picture import MaskMode, decode_mask, decode_picture
 from serve.codec.provenance import Note, drawn_note, told_prompt, untouched_note
 
 __all__ = [

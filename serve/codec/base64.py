@@ -9,6 +9,7 @@ from serve.errors import ImageTooLarge, InvalidBase64, UnsupportedImageFormat
 from serve.types import PictureFormat
 
 MIB = 2**20
+ONLY_PNG: tuple[PictureFormat, ...] = ("png",)
 MEDIA_TYPES: Mapping[PictureFormat, tuple[str, ...]] = {
     "png": ("image/png", "image/apng"),
     "jpeg": ("image/jpeg", "image/jpg"),
@@ -20,7 +21,7 @@ _SHOWN = 40
 """Characters of a client's own text that a message repeats."""
 
 
-def decode_base64(text: str, param: str, max_bytes: int, formats: Sequence[PictureFormat] = ("png",)) -> bytes:
+def decode_base64(text: str, param: str, max_bytes: int, formats: Sequence[PictureFormat] = ONLY_PNG) -> bytes:
     """The bytes of plain base64 or of a `data:image/png;base64,` URL. Line breaks are passed over, nothing else is.
 
     The data URL's media type must be of one of the formats; which the bytes are, their own signature decides later.
@@ -43,9 +44,10 @@ def check_bytes(count: int, param: str, max_bytes: int) -> None:
         raise ImageTooLarge(f"{param} is {found}; at most {allowed} are accepted", param=param)
 
 
-def in_words(formats: Sequence[PictureFormat]) -> str:
+def accepted(formats: Sequence[PictureFormat]) -> str:
+    """What a refusal says of them."""
     *others, last = [{"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}[one] for one in formats]
-    return f"{', '.join(others)} and {last}" if others else last
+    return f"{', '.join(others)} and {last} are accepted" if others else f"only {last} is accepted"
 
 
 def _payload(text: str, param: str, formats: Sequence[PictureFormat]) -> str:
@@ -65,8 +67,7 @@ def _data_url_payload(text: str, param: str, formats: Sequence[PictureFormat]) -
     media = url["media"].strip().lower()
     if not any(media in MEDIA_TYPES[one] for one in formats):
         shown = media[:_SHOWN] or "no media type"
-        allowed = "only image/png is accepted" if len(formats) == 1 else f"{in_words(formats)} are accepted"
-        raise UnsupportedImageFormat(f"{param} is a data URL of {shown}; {allowed}", param=param)
+        raise UnsupportedImageFormat(f"{param} is a data URL of {shown}; {accepted(formats)}", param=param)
     if url["options"].lower().rpartition(";")[2].strip() != "base64":
         raise InvalidBase64(f"{param} is a data URL that is not marked as base64", param=param)
     return text[url.end() :]

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from serve.codec import photo, png
-from serve.codec.base64 import in_words
+from serve.codec.base64 import ONLY_PNG, accepted
 from serve.codec.blend import divide_255, over_white
 from serve.errors import (
     InvalidImage,
@@ -47,7 +47,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 """Offset, bytes and name of what clients send instead of a PNG."""
 
 _PHOTOS: Mapping[str, PictureFormat] = {"a JPEG": "jpeg", "a WebP": "webp"}
-ONLY_PNG: tuple[PictureFormat, ...] = ("png",)
 
 
 def decode_picture(data: bytes, param: str, max_pixels: int, formats: Sequence[PictureFormat] = ONLY_PNG) -> Pixels:
@@ -92,7 +91,7 @@ def _read(data: bytes, param: str, max_pixels: int, formats: Sequence[PictureFor
     kind = "a PNG" if data.startswith(png.SIGNATURE) else _kind(data)
     read_as = "png" if kind == "a PNG" else _PHOTOS.get(kind)
     if read_as is None or read_as not in formats:
-        raise _unread(data, param, formats)
+        raise _unread(data, kind, param, formats)
     try:
         if read_as != "png":
             return photo.read(data, read_as, check)
@@ -105,13 +104,14 @@ def _read(data: bytes, param: str, max_pixels: int, formats: Sequence[PictureFor
         raise Overloaded(f"there is no memory left to decode {param}", param=param) from None
 
 
-def _unread(data: bytes, param: str, formats: Sequence[PictureFormat]) -> InvalidImage | UnsupportedImageFormat:
+def _unread(
+    data: bytes, kind: str, param: str, formats: Sequence[PictureFormat]
+) -> InvalidImage | UnsupportedImageFormat:
     if not data:
-        return InvalidImage(f"{param} is empty; a PNG is expected", param=param)
-    if png.SIGNATURE.startswith(data[:8]) or data.startswith(b"\x89PNG"):
+        return InvalidImage(f"{param} is empty; {accepted(formats)}", param=param)
+    if kind != "a PNG" and (png.SIGNATURE.startswith(data[:8]) or data.startswith(b"\x89PNG")):
         return InvalidImage(f"{param} is a damaged PNG: its first bytes are cut off or changed", param=param)
-    allowed = "only PNG is accepted" if len(formats) == 1 else f"{in_words(formats)} are accepted"
-    return UnsupportedImageFormat(f"{param} is {_kind(data)}; {allowed}", param=param)
+    return UnsupportedImageFormat(f"{param} is {kind}; {accepted(formats)}", param=param)
 
 
 def _kind(data: bytes) -> str:

@@ -72,6 +72,9 @@ def test_what_the_operator_does_not_allow_is_refused_by_name(kind: str, name: st
     assert refused(data, formats=("png",)) == ("unsupported_image_format", f"images[0] is {name}; only PNG is accepted")
     gif = refused(saved(PHOTO.convert("P"), "gif"))
     assert gif == ("unsupported_image_format", "images[0] is a GIF; PNG, JPEG and WebP are accepted")
+    other, said = ("png", "a PNG") if kind == "jpeg" else ("jpeg", "a JPEG")
+    only = refused(saved(PHOTO, other), formats=("webp",))
+    assert only == ("unsupported_image_format", f"images[0] is {said}; only WebP is accepted")
     with pytest.raises(EditError, match=f"mask is {name}; only PNG is accepted"):
         decode_mask(data, "auto", PHOTO.size, MOST)
 
@@ -94,7 +97,7 @@ def test_a_jpeg_whose_header_promises_more_than_memory_holds_is_refused_by_its_h
 
 def test_a_data_url_may_name_an_allowed_format():
     assert decode_base64("data:image/jpeg;base64,aGk=", "i", 10, ALL) == b"hi"
-    with pytest.raises(EditError, match="only image/png is accepted"):
+    with pytest.raises(EditError, match="data URL of image/jpeg; only PNG is accepted"):
         decode_base64("data:image/jpeg;base64,aGk=", "i", 10)
     with pytest.raises(EditError, match="data URL of image/gif; PNG, JPEG and WebP are accepted"):
         decode_base64("data:image/gif;base64,aGk=", "i", 10, ALL)

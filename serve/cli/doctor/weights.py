@@ -1,5 +1,6 @@
 """Weights: whether they are here, in their family's layout and whole, and what they take."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,8 +129,6 @@ def _room(model: "ModelSettings") -> Iterator[Finding]:
 
 def _refuse_incomplete(folder: Path) -> None:
     """A file that is missing or cut off; what lies in it is read at a start alone. Raises ConfigurationError."""
-    import json  # noqa: PLC0415
-
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     for index in folder.glob("*.index.json"):
