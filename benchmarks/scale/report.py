@@ -66,8 +66,8 @@ def page(found: Findings) -> str:
             "## As replicas grow",
             "",
             f"{REQUESTS_PER_S:g} edits a second to one model, whatever the number of its replicas; {_rounds(found)} "
-            "runs each, in turns. Beside the drawing: the time of a request less its stages on the device. Medians of the "
-            "runs, with the lowest and highest.",
+            "runs each, in turns. Beside the drawing: the time of a request less its stages on the device. Medians, "
+            "and the lowest and highest run.",
             "",
             *_growth(found),
             "",
