@@ -10,18 +10,20 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pybase64
+from ray import serve as ray_serve
 
 from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.logs import adopt_serve_logging
-from serve.deployments.messages import Answer, Prepared, Ticket
+from serve.deployments.messages import Answer, Completed, Prepared, Ticket
 from serve.errors import EditError
 from serve.links import Links
+from serve.metrics import CodecCounts, ProcessFigures
 from serve.prepare import Frame, Origin, PreparedEdit, finish, prepare, read
 from serve.schema import CompletedEvent, EditResponse, ImageItem, PartialImageEvent, TokenUsage
 from serve.settings import Settings
 from serve.storage import Storage, StoreUnreachable, open_storage
-from serve.types import EditResult, Form, ModelFacts, Preview, Usage
+from serve.types import EditResult, Form, ModelFacts, OutputFormat, Preview, Usage
 
 logger = logging.getLogger(__name__)
 SWEEP_INTERVAL_S = 60.0
@@ -42,6 +44,7 @@ class Codec:
         self._fetcher = Links(settings.links, settings.limits.image_bytes)
         self._store = _checked(open_storage(settings.storage))
         self._threads = ThreadPoolExecutor(settings.server.codec_threads, thread_name_prefix="codec")
+        self._counts = CodecCounts(settings.server.codec_threads)
         self._uploads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
         threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True).start()
 
@@ -65,8 +68,10 @@ class Codec:
         """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
         drawn = succeeded(edited)
         files, png_ms = await self._in_thread(lambda: _encoded(prepared, drawn))
+        started = time.monotonic()
         links = await self._links(files, prepared.edit.frame, base_url)
-        return await self._in_thread(lambda: _answer(prepared, drawn or NOTHING_DRAWN, files, links, png_ms))
+        timings_ms = {"png": png_ms} | ({"store": (time.monotonic() - started) * 1e3} if links else {})
+        return await self._in_thread(lambda: _answer(prepared, drawn or NOTHING_DRAWN, files, links, timings_ms))
 
     @refusals_as_results
     async def preview(self, prepared: Prepared, preview: Preview) -> str:
@@ -74,23 +79,32 @@ class Codec:
         return await self._in_thread(lambda: _preview(prepared.edit.frame, preview))
 
     @refusals_as_results
-    async def completed(self, prepared: Prepared, edited: EditResult | None) -> list[str]:
-        """As `finish`, for a stream: the JSON of a `CompletedEvent` for each image."""
-        return await self._in_thread(lambda: _completed(prepared.edit, edited))
+    async def completed(self, prepared: Prepared, edited: EditResult | None) -> Completed:
+        """As `finish`, for a stream."""
+        return await self._in_thread(lambda: _completed(prepared, edited))
+
+    async def figures(self) -> ProcessFigures:
+        """What this process has counted."""
+        return self._counts.figures(ray_serve.get_replica_context().replica_tag)
 
     async def ping(self) -> None:
         """Whether this process answers. It does so at once: full threads are load, not a fault."""
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with self._counts.task():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _links(self, files: Sequence[bytes], frame: Frame, base_url: str) -> list[str]:
         """One to each file, where links were asked for. The files are stored at the same time."""
         if not frame.by_url:
             return []
-        put = partial(self._store.put, output_format=frame.output_format, base_url=base_url)
+        put = partial(self._put, output_format=frame.output_format, base_url=base_url)
         loop = asyncio.get_running_loop()
         return await asyncio.gather(*(loop.run_in_executor(self._uploads, put, data) for data in files))
+
+    def _put(self, data: bytes, output_format: OutputFormat, base_url: str) -> str:
+        with self._counts.storing():
+            return self._store.put(data, output_format, base_url)
 
     def _sweep_for_ever(self) -> None:
         never = threading.Event()
@@ -118,9 +132,13 @@ def _encoded(prepared: Prepared, drawn: EditResult | None) -> tuple[list[bytes],
 
 
 def _answer(
-    prepared: Prepared, drawn: EditResult, files: Sequence[bytes], links: Sequence[str], png_ms: float
+    prepared: Prepared,
+    drawn: EditResult,
+    files: Sequence[bytes],
+    links: Sequence[str],
+    timings_ms: Mapping[str, float],
 ) -> Answer:
-    """links: one a file, or none where the files themselves are the answer."""
+    """links: one a file, or none where the files themselves are the answer. timings_ms: of what came after drawing."""
     frame = prepared.edit.frame
     pictures = [{"url": link} for link in links] or [{"b64_json": pybase64.b64encode_as_string(one)} for one in files]
     answer = EditResponse(
@@ -134,8 +152,8 @@ def _answer(
         ],
         usage=TokenUsage.of(drawn.usage),
     )
-    timings_ms = {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms}
-    return Answer(answer.model_dump_json().encode(), timings_ms, place=drawn.place)
+    all_ms = {**drawn.timings_ms, "decode": prepared.decode_ms, **timings_ms}
+    return Answer(answer.model_dump_json().encode(), all_ms, place=drawn.place)
 
 
 def _preview(frame: Frame, preview: Preview) -> str:
@@ -146,9 +164,15 @@ def _preview(frame: Frame, preview: Preview) -> str:
     ).model_dump_json()
 
 
-def _completed(edit: PreparedEdit, edited: EditResult | None) -> list[str]:
-    drawn, frame = edited or NOTHING_DRAWN, edit.frame
-    files = finish(frame, edited and edited.images, edit.notes)
+def _completed(prepared: Prepared, edited: EditResult | None) -> Completed:
+    drawn, edit = edited or NOTHING_DRAWN, prepared.edit
+    files, png_ms = _encoded(prepared, edited)
+    timings_ms = {**drawn.timings_ms, "decode": prepared.decode_ms, "png": png_ms}
+    return Completed(_completed_events(edit, drawn, files), timings_ms)
+
+
+def _completed_events(edit: PreparedEdit, drawn: EditResult, files: Sequence[bytes]) -> list[str]:
+    frame = edit.frame
     return [
         CompletedEvent(
             **_picture_of(frame, data),

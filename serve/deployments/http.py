@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.deployments.counted import note_error
 from serve.errors import (
     EditError,
     InternalError,
@@ -44,11 +45,14 @@ def install_error_handlers(api: FastAPI) -> None:
         # Both quote what the caller sent: as JSON they stay on their line. No prompt comes into a log.
         told = json.dumps([request.url.path, "prompt" if error.param == "prompt" else error.message])
         logger.info("%d %s %s", error.status, error.code, told)
+        note_error(request.scope, error)
         return error_response(error)
 
     async def frameworks(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        response = error_response(_translate(request, error))
+        translated = _translate(request, error)
+        note_error(request.scope, translated)
+        response = error_response(translated)
         response.headers.update(error.headers or {})
         return response
 

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from serve.auth import Principal
 from serve.deployments.bodies import BodyBudget
 from serve.deployments.calls import RESTART_S, Call, answered
+from serve.deployments.counted import Counted, count
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import (
     ANYWHERE,
@@ -33,6 +34,7 @@ from serve.deployments.description import (
 from serve.deployments.door import Door
 from serve.deployments.edits import Edits
 from serve.deployments.engines import Engines
+from serve.deployments.fleet import Fleet
 from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import Edge, install_error_handlers
 from serve.deployments.logs import adopt_serve_logging
@@ -41,7 +43,7 @@ from serve.deployments.runbook import KEY_HEADER, claim_of, claims, idempotency_
 from serve.deployments.streams import EditStream, StreamResponse, wants_progress
 from serve.deployments.web import PAGE, PLAYGROUND, SWAGGER_UI, WebFiles, reference
 from serve.errors import BackendUnavailable, EditError, InvalidRequest, NotFound
-from serve.metrics import CONTENT_TYPE, exposition
+from serve.metrics import CONTENT_TYPE, ProcessFigures, RequestCounts, exposition
 from serve.prepare import Origin, refuse_other_models, served_model
 from serve.schema import ModelBody, ModelList
 from serve.settings import Settings
@@ -67,6 +69,7 @@ api = FastAPI(
 )
 install_error_handlers(api)
 api.add_middleware(Edge)
+api.add_middleware(Counted)  # around it: the last one is the outermost
 
 
 def _server_timing(answer: Answer) -> str:
@@ -124,6 +127,8 @@ class Ingress:
         self._store = open_storage(settings.storage)
         self._bodies = BodyBudget(settings.limits)
         self._engines = Engines(editors)
+        self._fleet = Fleet(self._engines, editors, codec)
+        self._counts = RequestCounts(self._models)
         self._playground = WebFiles(PLAYGROUND)
         self._swagger_ui = WebFiles(SWAGGER_UI)
 
@@ -131,6 +136,8 @@ class Ingress:
     async def edit(self, request: Request) -> Response:
         """Edit pictures by an instruction, under a mask if one is given."""
         started = time.monotonic()
+        counted = self._counts.begin()
+        count(request.scope, counted)
         principal = self._door.principal(request.headers)
         deadline = Deadline(time_limit_s(request.headers, self._settings.limits.request_timeout_s))
         progress = wants_progress(request.headers)
@@ -139,13 +146,16 @@ class Ingress:
             async with deadline.kept():
                 headers = dict(await self._door.request(principal))
                 prepared, ticket = await self._prepare(request, principal)
+                counted.accepted(ticket.model, ticket.images)
                 headers |= await held.enter_async_context(self._door.images(principal, ticket.images))
                 if ticket.streams:
                     stream = self._stream(prepared, ticket, request, deadline, progress=progress)
                     headers |= _place(await stream.begin())
                     held.callback(lambda: _log(principal, ticket, started, "streamed"))
+                    held.callback(lambda: counted.took(stream.timings_ms))
                     return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, headers)
                 answer, replayed = await self._answer(prepared, ticket, request, principal, deadline)
+        counted.took(answer.timings_ms, replayed=replayed)
         timing = _server_timing(answer)
         _log(principal, ticket, started, f"{timing} replayed" if replayed else timing)
         headers |= {"server-timing": timing, **_place(answer.place), **({REPLAYED: "true"} if replayed else {})}
@@ -178,6 +188,7 @@ class Ingress:
         """A result that was answered by URL."""
         expires, signature = (request.query_params.get(part, "") for part in ("expires", "signature"))
         stored = await asyncio.to_thread(self._store.read, name, expires, signature)
+        self._counts.file_sent(len(stored.data))
         left_s = max(0, int(expires) - int(time.time()))
         headers = {"cache-control": f"private, max-age={left_s}, immutable", "x-content-type-options": "nosniff"}
         return Response(stored.data, media_type=stored.media_type, headers=headers)
@@ -229,8 +240,12 @@ class Ingress:
 
     @api.get("/metrics", response_class=Response, responses=METRICS_ANSWERS)
     async def metrics(self) -> Response:
-        """The engines' counters and gauges in Prometheus' text form; of replicas that answer in time."""
-        return Response(exposition(await self._engines.figures()), media_type=CONTENT_TYPE)
+        """Figures of every process in Prometheus' text form; of those that answer in time."""
+        return Response(exposition(await self._fleet.told(self._settings.models)), media_type=CONTENT_TYPE)
+
+    async def figures(self) -> ProcessFigures:
+        """What this process has counted."""
+        return self._counts.figures(ray_serve.get_replica_context().replica_tag)
 
     async def _prepare(self, request: Request, principal: Principal) -> tuple[Call, Ticket]:
         key = idempotency_key(request.headers)

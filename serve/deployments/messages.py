@@ -6,7 +6,7 @@ result would not do: a handle's calls are streaming generators, and Ray may free
 receiver has seen them (ray-project/ray#58080).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serve.prepare import PreparedEdit
@@ -36,6 +36,14 @@ class Ticket:
     draws: bool
     streams: bool
     caller: tuple[str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """bodies: the JSON of a `CompletedEvent` for each image. timings_ms: as an `Answer`'s."""
+
+    bodies: Sequence[str]
+    timings_ms: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

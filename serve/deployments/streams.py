@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from serve.deployments.calls import Call, ReplicaLost, answered, told
+from serve.deployments.counted import note_error
 from serve.deployments.deadline import SHOWN_CHARACTERS, Deadline
 from serve.engine.watch import Event
 from serve.errors import EditError, InvalidRequest
@@ -25,7 +26,7 @@ PROGRESS_HEADER = "x-progress"
 class EditStream:
     """One edit that is watched. editor: its model's, or None where nothing is left to draw.
 
-    progress: whether the caller asked for every step's event.
+    progress: whether the caller asked for every step's event. timings_ms and error: how it went, once it has ended.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class EditStream:
         self._prepared = prepared
         self._deadline = deadline
         self._progress = progress
+        self.timings_ms: dict[str, float] = {}
+        self.error: EditError | None = None
         self._shown: set[tuple[int, int]] = set()
         self._happened = self._watch()
 
@@ -60,6 +63,7 @@ class EditStream:
                         yield sent
         except EditError as error:
             logger.info("%d %s in a stream: %r", error.status, error.code, error.message)
+            self.error = error
             yield ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR)
 
     async def _sent(self, event: Event | EditResult | None) -> AsyncGenerator[ServerSentEvent]:
@@ -72,8 +76,10 @@ class EditStream:
                 picture = await answered(self._codec.preview.remote(self._prepared, event))
                 yield ServerSentEvent(picture, event=PartialImageEvent.model_fields["type"].default)
             case EditResult() | None:
-                for completed in await answered(self._codec.completed.remote(self._prepared, event)):
-                    yield ServerSentEvent(completed, event=CompletedEvent.model_fields["type"].default)
+                completed = await answered(self._codec.completed.remote(self._prepared, event))
+                self.timings_ms |= completed.timings_ms
+                for body in completed.bodies:
+                    yield ServerSentEvent(body, event=CompletedEvent.model_fields["type"].default)
             case _:
                 pass
 
@@ -109,8 +115,10 @@ class StreamResponse(EventSourceResponse):
 
     def __init__(self, stream: EditStream, held: AsyncExitStack, keep_alive_s: float, headers: dict[str, str]) -> None:
         super().__init__(stream.events(), ping=keep_alive_s, headers=headers)
+        self._stream = stream
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
             await super().__call__(scope, receive, send)
+        note_error(scope, self._stream.error)

@@ -60,10 +60,18 @@ class Edit:
             log.exception("the watcher of request %s failed", self.job.request_id)
             self.watch = None
 
+    @property
+    def has_stepped(self) -> bool:
+        return bool(self._first_step_s)
+
     def stepped(self, started_s: float, ended_s: float) -> None:
         """A step of some of the rows ran from and to these times."""
         self._first_step_s = self._first_step_s or started_s
         self._last_step_s = ended_s
+
+    def waited_s(self) -> float:
+        """Of an edit that has stepped: until its first step, but for its encoding."""
+        return self._first_step_s - self.submitted_s - self._encoding_s()
 
     def deliver(self, row: int, pixels: Pixels, decoding_s: float) -> bool:
         """The picture of a row is there. Answers whether it was the last."""
@@ -74,10 +82,9 @@ class Edit:
     def succeed(self) -> None:
         """Its time is spent in the queue until the first step, but for the encoding; then in steps, and in decoding."""
         assert self.encoded is not None
-        encoding_s = self.encoded.ended_s - self.encoded.started_s
         seconds = {
-            "queue": self._first_step_s - self.submitted_s - encoding_s,
-            "encode": encoding_s,
+            "queue": self.waited_s(),
+            "encode": self._encoding_s(),
             "denoise": self._last_step_s - self._first_step_s,
             "vae": self._decoding_s,
         }
@@ -96,6 +103,9 @@ class Edit:
     def confirm_cancelled(self) -> None:
         """The holder has cancelled the future; those who wait for it are told."""
         self.future.set_running_or_notify_cancel()
+
+    def _encoding_s(self) -> float:
+        return self.encoded.ended_s - self.encoded.started_s if self.encoded else 0.0
 
 
 def untouched(job: EditJob) -> Future[EditResult]:

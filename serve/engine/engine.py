@@ -69,7 +69,10 @@ class EngineStats:
     the denoiser's calls, of which filler_passes are nobody's. wasted_row_steps: of jobs that ended without a result.
     cancelled_rows: of jobs that were cancelled. refused_jobs: for which there was no place, or not the time that they
     asked for. out_of_memory: calls that found no memory and were tried again. text_hits to image_misses: of the caches
-    of encodings, which hold cache_bytes. memory_budget_bytes: that this process may fill of the device.
+    of encodings, which hold cache_bytes. memory_budget_bytes: that this process may fill of the device;
+    memory_held_bytes: that begun rows hold of it. begun_jobs: that have run a step; waited_s: until then, but for their
+    encoding. encode_s to preview_s: that the device worked for each stage. knee_passes: beyond which a batch of the
+    kind that ran last gains nothing; limit_passes: that such a batch may have now, which less memory may lower.
     """
 
     waiting_rows: int
@@ -93,6 +96,15 @@ class EngineStats:
     memory_used_bytes: int
     memory_peak_bytes: int
     memory_budget_bytes: int
+    memory_held_bytes: int
+    begun_jobs: int
+    waited_s: float
+    encode_s: float
+    steps_s: float
+    decode_s: float
+    preview_s: float
+    knee_passes: int
+    limit_passes: int
     healthy: bool
 
 
@@ -164,7 +176,7 @@ class Engine:
     def stats(self) -> EngineStats:
         with self._changed:
             scheduler, counters, made = self._ledger.scheduler, self._ledger.counters, self._runner.counters
-            texts, images = self._encoder.texts, self._encoder.images
+            texts, images, last = self._encoder.texts, self._encoder.images, self._ledger.last_key
             return EngineStats(
                 waiting_rows=scheduler.waiting_rows,
                 running_rows=scheduler.running_rows,
@@ -187,6 +199,15 @@ class Engine:
                 memory_used_bytes=self._memory.used_bytes(),
                 memory_peak_bytes=self._memory.peak_bytes(),
                 memory_budget_bytes=self._budget_bytes,
+                memory_held_bytes=int(self._room.held_bytes),
+                begun_jobs=counters.begun_jobs,
+                waited_s=counters.waited_s,
+                encode_s=counters.encode_s,
+                steps_s=counters.steps_s,
+                decode_s=counters.decode_s,
+                preview_s=counters.preview_s,
+                knee_passes=0 if last is None else self._profile.knee(last),
+                limit_passes=0 if last is None else self._room.limit(last),
                 healthy=self.healthy(),
             )
 

@@ -1,7 +1,7 @@
 """Every job in the engine and where its rows stand: waiting, in the batch, or waiting for their decode."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from serve.engine.edit import Edit
@@ -16,10 +16,17 @@ class Counters:
     """steps: batches run. row_steps: rows summed over them. wasted_row_steps: those of jobs that ended without a
     result. cancelled_rows: of jobs that were cancelled. refused_jobs: for which there was no place or no time.
     jobs: that came and were taken. came_s: the device's seconds that their steps were expected to take, in full
-    batches."""
+    batches. begun_jobs: that have run a step; waited_s: until then, but for their encoding. encode_s to preview_s: that
+    the device worked for each stage."""
 
     jobs: int = 0
     came_s: float = 0.0
+    begun_jobs: int = 0
+    waited_s: float = 0.0
+    encode_s: float = 0.0
+    steps_s: float = 0.0
+    decode_s: float = 0.0
+    preview_s: float = 0.0
     steps: int = 0
     row_steps: int = 0
     wasted_row_steps: int = 0
@@ -48,13 +55,15 @@ class Finished:
 class Ledger:
     """Not for several threads at once: the engine's lock guards it.
 
-    An edit is in it from `enqueue` until it is taken, once; whoever took it ends its future.
+    An edit is in it from `enqueue` until it is taken, once; whoever took it ends its future. last_key: of the batch
+    that ran last; None before the first.
     """
 
     def __init__(self, scheduler: Scheduler, room: Room) -> None:
         self.scheduler = scheduler
         self.room = room
         self.counters = Counters()
+        self.last_key: Hashable = None
         self._next_row = 0
         self._edits: dict[int, Edit] = {}
         self._samples: dict[int, Sample] = {}
@@ -111,14 +120,23 @@ class Ledger:
         if batch is None:
             return None
         step = Step(batch, [self._edits[row] for row in batch.rows], [self._samples[row] for row in batch.rows])
+        self.last_key = batch.key
         self.counters.steps += 1
         self.counters.row_steps += len(batch.rows)
         for edit in step.edits:
             edit.row_steps += 1
         return step
 
-    def advance(self, batch: Batch, seconds: float) -> None:
-        self._finished.extend(self.scheduler.advance(batch, seconds))
+    def advance(self, step: Step, started_s: float, ended_s: float) -> None:
+        """The step ran from and to these times."""
+        self.counters.steps_s += ended_s - started_s
+        for edit in step.edits:
+            first = not edit.has_stepped
+            edit.stepped(started_s, ended_s)
+            if first:
+                self.counters.begun_jobs += 1
+                self.counters.waited_s += edit.waited_s()
+        self._finished.extend(self.scheduler.advance(step.batch, ended_s - started_s))
 
     def first_finished(self) -> Edit | None:
         """The edit of the row that is to be decoded first."""

@@ -130,6 +130,8 @@ class Loop:
         if new:
             self._aside.encodes += len(new)
             self._spent(self.profile.encode_s, new, ended_s - started_s)
+            with self.changed:
+                self.ledger.counters.encode_s += ended_s - started_s
 
     def _begin(self, row: int, sample: Sample) -> None:
         with self.changed:
@@ -148,9 +150,8 @@ class Loop:
         at, started_s = time.time(), time.monotonic()
         failures = self.runner.run([self.family.step(sample) for sample in step.samples], step.batch.rows)
         ended_s = time.monotonic()
-        self._account(step, ended_s - started_s, self.runner.counters.out_of_memory > before.out_of_memory)
+        self._account(step, started_s, ended_s, self.runner.counters.out_of_memory > before.out_of_memory)
         for edit, failure in zip(step.edits, failures, strict=True):
-            edit.stepped(started_s, ended_s)
             if failure is not None:
                 self._fail(edit, failure)
         self._write(step, at, ended_s - started_s, waiting, before)
@@ -177,19 +178,20 @@ class Loop:
         seconds = time.monotonic() - started_s
         self._aside.spent_s += seconds
         with self.changed:
+            self.ledger.counters.preview_s += seconds
             for one in shown:
                 self.ledger.scheduler.charge(one.edit.plan.key, seconds / len(shown))
         for one, pixels in zip(shown, pictures, strict=True):
             if not isinstance(pixels, Exception):
                 one.edit.tell(Preview(one.image, one.index, pixels))
 
-    def _account(self, step: Step, seconds: float, ran_out: bool) -> None:
+    def _account(self, step: Step, started_s: float, ended_s: float, ran_out: bool) -> None:
         with self.changed:
-            self.ledger.advance(step.batch, seconds)
+            self.ledger.advance(step, started_s, ended_s)
             if ran_out:
                 self.ledger.room.ran_out(step.batch.key, step.batch.passes)
             else:
-                self.profile.stepped(step.batch.key, step.batch.passes, seconds)
+                self.profile.stepped(step.batch.key, step.batch.passes, ended_s - started_s)
             self.costs.refresh()
 
     def _write(self, step: Step, at: float, seconds: float, waiting: int, before: RunnerCounters) -> None:
@@ -233,6 +235,8 @@ class Loop:
         seconds = time.monotonic() - started_s
         self._aside.decodes += len(finished)
         self._spent(self.profile.decode_s, [one.edit for one in finished], seconds)
+        with self.changed:
+            self.ledger.counters.decode_s += seconds
         for one, picture in zip(finished, pictures, strict=True):
             if isinstance(picture, Exception):
                 self._fail(one.edit, picture)

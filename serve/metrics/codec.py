@@ -1,0 +1,35 @@
+"""What a process that decodes and encodes pictures counts."""
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+
+from prometheus_client import CollectorRegistry
+
+from serve.metrics import table
+from serve.metrics.exposition import ProcessFigures, figures_of
+from serve.metrics.instruments import counter, gauge
+
+
+class CodecCounts:
+    """threads: that do the work."""
+
+    def __init__(self, threads: int) -> None:
+        self._registry = CollectorRegistry()
+        gauge(table.CODEC_THREADS, self._registry).set(threads)
+        self._tasks = gauge(table.CODEC_TASKS, self._registry)
+        self._stored = counter(table.STORED, self._registry)
+        self._failures = counter(table.STORE_FAILURES, self._registry)
+
+    def task(self) -> AbstractContextManager[None]:
+        """Open while a piece of work waits or runs."""
+        return self._tasks.track_inprogress()
+
+    @contextmanager
+    def storing(self) -> Generator[None]:
+        """Open while one image is stored."""
+        with self._failures.count_exceptions():
+            yield
+        self._stored.inc()
+
+    def figures(self, replica: str) -> ProcessFigures:
+        return figures_of(replica, self._registry)
