@@ -155,4 +155,42 @@ class PodMonitor(Strict):
     spec: PodMonitorSpec
 
 
-CUSTOM_KINDS: dict[str, type[Strict]] = {"RayService": RayService, "PodMonitor": PodMonitor}
+class AlertLabels(Strict):
+    severity: Literal["page", "ticket"]
+
+
+class AlertAnnotations(Strict):
+    summary: Annotated[str, Field(pattern=r"\.$")]
+    description: Annotated[str, Field(pattern=r"\.$")]
+    runbook_url: Annotated[str, Field(pattern=r"^k8s/README\.md#[a-z0-9-]+$")]
+
+
+class AlertRule(Strict):
+    alert: Annotated[str, Field(pattern=r"^Retouch[A-Z][A-Za-z]+$")]
+    expr: str
+    for_: Annotated[str, Field(alias="for", pattern=r"^[1-9][0-9]*[smh]$")]
+    labels: AlertLabels
+    annotations: AlertAnnotations
+
+
+class RuleGroup(Strict):
+    name: Name
+    rules: list[AlertRule]
+
+
+class PrometheusRuleSpec(Strict):
+    groups: list[RuleGroup]
+
+
+class PrometheusRule(Strict):
+    apiVersion: Literal["monitoring.coreos.com/v1"]
+    kind: Literal["PrometheusRule"]
+    metadata: Metadata
+    spec: PrometheusRuleSpec
+
+
+CUSTOM_KINDS: dict[str, type[Strict]] = {
+    "RayService": RayService,
+    "PodMonitor": PodMonitor,
+    "PrometheusRule": PrometheusRule,
+}

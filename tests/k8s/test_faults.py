@@ -36,6 +36,8 @@ KEYS = [
     ("NetworkPolicy", "spec.ingress.0.ports.0.protocoll", "TCP"),
     ("PodDisruptionBudget", "spec.minimum", 1),
     ("PodMonitor", "spec.podMetricsEndpoints.0.paths", "/metrics"),
+    ("PrometheusRule", "spec.groups.0.rules.0.fore", "5m"),
+    ("PrometheusRule", "spec.groups.0.rules.0.annotations.runbook", "k8s/README.md#edits-fail"),
     ("Namespace", "metadata.label", {}),
 ]
 """That nobody knows, at every depth: (kind, way, value)."""
@@ -53,6 +55,9 @@ VALUES = [
     ("RayService", "spec.upgradeStrategy.clusterUpgradeOptions", GONE),
     ("RayService", "spec.upgradeStrategy.clusterUpgradeOptions.stepSizePercent", 50),
     ("RayService", "apiVersion", "ray.io/v1alpha1"),
+    ("PrometheusRule", "spec.groups.0.rules.0.for", 300),
+    ("PrometheusRule", "spec.groups.0.rules.0.labels.severity", "warning"),
+    ("PrometheusRule", "spec.groups.0.rules.0.annotations.runbook_url", "README.md"),
     ("StatefulSet", "spec.replicas", "1"),
     ("StatefulSet", "apiVersion", "apps/v1beta1"),
     ("CronJob", "spec.suspend", "true"),

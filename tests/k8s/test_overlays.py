@@ -22,6 +22,7 @@ def test_an_overlay_is_without_fault(overlay: str) -> None:
 def test_an_overlay_can_be_monitored(overlay: str, tmp_path: Path) -> None:
     manifests = with_component(overlay, "monitoring", tmp_path)
     assert len(of_kind(manifests, "PodMonitor")) == 3
+    assert len(of_kind(manifests, "PrometheusRule")) == 1
     assert faults(manifests) == []
 
 
