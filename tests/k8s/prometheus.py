@@ -55,9 +55,9 @@ def alerts() -> list[Manifest]:
     return [rule for group in rules()["groups"] for rule in group["rules"]]
 
 
-def filled(query: str, rate: str = "5m") -> str:
-    """A dashboard's query, with its variables as Grafana would fill them in. rate: over which it looks."""
-    return query.replace("$__rate_interval", rate).replace("$model", ".*")
+def filled(query: str) -> str:
+    """A dashboard's query, with its variables as Grafana would fill them in."""
+    return query.replace("$__rate_interval", "5m").replace("$model", ".*")
 
 
 def queries() -> Mapping[str, str]:
