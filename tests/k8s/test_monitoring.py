@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serve.metrics import TABLE
 from tests.k8s import prometheus
 from tests.k8s.rendering import K8S, Manifest, of_kind, with_component
 
@@ -88,6 +89,19 @@ def test_the_dashboard_names_every_part_of_the_runbook_that_alerts_name() -> Non
     (text,) = (panel["options"]["content"] for panel in prometheus.dashboard()["panels"] if panel["type"] == "text")
     anchors = {alert["annotations"]["runbook_url"].partition("#")[2] for alert in ALERTS.values()}
     assert set(re.findall(r"`#([a-z0-9-]+)`", text)) == anchors
+
+
+def test_the_runbook_has_what_alerts_lead_to() -> None:
+    headings = re.findall(r"^#+ (.+)$", (K8S / "README.md").read_text(encoding="utf-8"), re.M)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    urls = {alert["annotations"]["runbook_url"] for alert in ALERTS.values()}
+    assert {url.removeprefix("k8s/README.md#") for url in urls} <= anchors
+
+
+def test_the_runbook_names_metrics_that_there_are() -> None:
+    text = (K8S / "README.md").read_text(encoding="utf-8")
+    known = {*prometheus.LABELS, *(metric.name for metrics in TABLE.values() for metric in metrics)}
+    assert set(re.findall(r"`(retouch_\w+)", text)) <= known
 
 
 def test_grafana_finds_the_dashboard_by_its_label(tmp_path: Path) -> None:
