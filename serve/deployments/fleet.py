@@ -29,8 +29,8 @@ class Fleet:
         requests, codec, engines = await asyncio.gather(
             ask_all(self._own, "figures"), ask_all(self._codec, "figures"), self._engines.heard()
         )
-        silent = {self._own.deployment_name: requests.silent, self._codec.deployment_name: codec.silent}
-        silent |= {self._editors[model].deployment_name: heard.silent for model, heard in engines.items()}
+        silent = {(self._own.deployment_name, ""): requests.silent, (self._codec.deployment_name, ""): codec.silent}
+        silent |= {(self._editors[model].deployment_name, model): heard.silent for model, heard in engines.items()}
         return Told(
             requests=requests.answers,
             codec=codec.answers,

@@ -41,14 +41,14 @@ class ProcessFigures:
 @dataclass(frozen=True, slots=True)
 class Told:
     """What processes answered. engines: by the id of their model. least: replicas of each model that the configuration
-    wants. silent: of each deployment, how many did not answer.
+    wants. silent: by the name and the model of a deployment, how many did not answer.
     """
 
     requests: Sequence[ProcessFigures]
     codec: Sequence[ProcessFigures]
     engines: Mapping[str, Sequence[EngineFigures]]
     least: Mapping[str, int]
-    silent: Mapping[str, int]
+    silent: Mapping[tuple[str, str], int]
 
 
 def figures_of(replica: str, registry: CollectorRegistry) -> ProcessFigures:
@@ -69,9 +69,9 @@ class _Collected:
         for metrics, processes in ((REQUESTS, self.told.requests), (CODEC, self.told.codec)):
             yield from (_filled(metric, _counted(metric, processes)) for metric in metrics)
         yield from (_filled(metric, self._of_engines(metric)) for metric in ENGINE)
-        yield _filled(LEAST_REPLICAS, _by("model", LEAST_REPLICAS, self.told.least))
-        yield _filled(HEALTHY_REPLICAS, _by("model", HEALTHY_REPLICAS, self._healthy()))
-        yield _filled(SILENT_REPLICAS, _by("deployment", SILENT_REPLICAS, self.told.silent))
+        yield _filled(LEAST_REPLICAS, _by_labels(LEAST_REPLICAS, {(of,): at for of, at in self.told.least.items()}))
+        yield _filled(HEALTHY_REPLICAS, _by_labels(HEALTHY_REPLICAS, self._healthy()))
+        yield _filled(SILENT_REPLICAS, _by_labels(SILENT_REPLICAS, self.told.silent))
 
     def _of_engines(self, metric: EngineMetric) -> Iterator[Sample]:
         (name,) = metric.samples
@@ -81,9 +81,9 @@ class _Collected:
                     labels = dict(zip(metric.labels, (model, *values), strict=True))
                     yield Sample(name, {**labels, REPLICA: engine.replica}, engine.values[field])
 
-    def _healthy(self) -> Mapping[str, float]:
+    def _healthy(self) -> Mapping[tuple[str, ...], float]:
         engines = self.told.engines.items()
-        return {model: sum(one.values["healthy"] for one in replicas) for model, replicas in engines}
+        return {(model,): sum(one.values["healthy"] for one in replicas) for model, replicas in engines}
 
 
 def _filled(metric: Metric, samples: Iterable[Sample]) -> Family:
@@ -99,5 +99,5 @@ def _counted(metric: Metric, processes: Sequence[ProcessFigures]) -> Iterator[Sa
                 yield sample._replace(labels={**sample.labels, REPLICA: process.replica})
 
 
-def _by(label: str, metric: Metric, values: Mapping[str, float]) -> Iterator[Sample]:
-    return (Sample(metric.name, {label: of}, value) for of, value in values.items())
+def _by_labels(metric: Metric, values: Mapping[tuple[str, ...], float]) -> Iterator[Sample]:
+    return (Sample(metric.name, dict(zip(metric.labels, of, strict=True)), value) for of, value in values.items())

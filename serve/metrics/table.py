@@ -193,8 +193,9 @@ SILENT_REPLICAS = Metric(
     "gauge",
     "retouch_silent_replicas",
     "replicas",
-    "Running replicas that did not answer in time, so that their figures are missing.",
-    ("deployment",),
+    "Running replicas that did not answer in time, so that their figures are missing: they hang, or have all the "
+    "requests that they may have at a time. model is empty for those of no model.",
+    ("deployment", "model"),
 )
 FLEET = (HEALTHY_REPLICAS, LEAST_REPLICAS, SILENT_REPLICAS)
 

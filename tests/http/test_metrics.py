@@ -128,9 +128,8 @@ def test_every_model_has_the_replicas_that_it_wants(http: httpx.Client) -> None:
     for model in (TINY, KONTEXT):
         assert (told[f"healthy_replicas {model}"], told[f"least_replicas {model}"]) == (1, 1)
     silent = {name: value for name, value in told.items() if name.startswith("silent_replicas")}
-    assert silent == {
-        f"silent_replicas {name}": 0 for name in ("ingress", "codec", f"editor-{TINY}", f"editor-{KONTEXT}")
-    }
+    deployments = ("ingress ", "codec ", *(f"editor-{model} {model}" for model in (TINY, KONTEXT)))
+    assert silent == {f"silent_replicas {name}": 0 for name in deployments}
 
 
 def test_an_edit_is_counted_for_its_model_alone(http: httpx.Client) -> None:
@@ -165,7 +164,7 @@ def test_a_replica_that_is_silent_is_left_out(http: httpx.Client) -> None:
     try:
         assert set(_values(http, "healthy")) == {TINY}
         told = _told(http)
-        assert (told[f"healthy_replicas {KONTEXT}"], told[f"silent_replicas editor-{KONTEXT}"]) == (0, 1)
+        assert (told[f"healthy_replicas {KONTEXT}"], told[f"silent_replicas editor-{KONTEXT} {KONTEXT}"]) == (0, 1)
     finally:
         silent.resume()
     eventually(lambda: set(_values(http, "healthy")) == {TINY, KONTEXT})

@@ -55,7 +55,7 @@ def test_every_replica_of_every_model_has_its_line_of_every_figure():
 
 def test_a_metric_is_told_with_its_type_what_it_means_and_the_labels_of_the_table():
     requests, codec = RequestCounts(["a"]).figures("i"), CodecCounts(2).figures("c")
-    text = exposition(Told([requests], [codec], {"a": [figures("1", 0)]}, {"a": 1}, {"codec": 0}))
+    text = exposition(Told([requests], [codec], {"a": [figures("1", 0)]}, {"a": 1}, {("codec", ""): 0}))
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     assert set(families) == {metric.name for metric in METRICS}
     for metric in METRICS:
