@@ -76,7 +76,7 @@ def test_every_request_that_was_sent_is_counted_whichever_process_had_it(prometh
     assert prometheus.vector("sum(retouch_images_total)") == {(): EDITS * IMAGES_EACH + STREAMS}
     assert prometheus.vector("sum(retouch_request_seconds_count)") == {(): EDITS + STREAMS}
     assert prometheus.vector("sum(retouch_stored_images_total)") == {(): EDITS * IMAGES_EACH}
-    assert prometheus.vector("sum(retouch_engine_begun_jobs_total)") == {(): EDITS + STREAMS + 1}
+    assert prometheus.vector("sum(retouch_engine_jobs_total)") == {(): EDITS + STREAMS + 1}
 
 
 def test_one_scrape_tells_of_both_processes_whichever_was_asked(prometheus: Prometheus) -> None:
