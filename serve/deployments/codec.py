@@ -5,7 +5,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,8 +14,9 @@ import pybase64
 
 from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.heap import return_pictures_at_once
-from serve.deployments.logs import adopt_serve_logging
+from serve.deployments.logs import adopt_serve_logging, follow, say
 from serve.deployments.messages import Answer, Prepared, Ticket
+from serve.deployments.tracing import Tracing, carrier, trace_id
 from serve.errors import EditError
 from serve.links import Links
 from serve.prepare import Frame, Origin, PreparedEdit, finish, prepare, read
@@ -37,6 +39,7 @@ class Codec:
     def __init__(self, settings: Settings, facts: Mapping[str, ModelFacts]) -> None:
         adopt_serve_logging(settings.server.log_level)
         return_pictures_at_once()
+        self._tracing = Tracing()
         self._settings = settings
         self._facts = facts
         self._fetcher = Links(settings.links, settings.limits.image_bytes)
@@ -48,10 +51,14 @@ class Codec:
     @refusals_as_results
     async def prepare(self, body: bytes | Form, origin: Origin) -> Prepared:
         """Validate and decode a body. Raises an EditError that names the parameter at fault."""
+        _follow(origin)
         started = time.monotonic()
-        request = await self._fetcher.fetched(await self._in_thread(lambda: read(body)))
-        edit = await self._in_thread(lambda: prepare(request, origin, self._settings, self._facts))
-        return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
+        with self._tracing.span("prepare", origin.trace):
+            request = await self._fetcher.fetched(await self._in_thread(lambda: read(body)))
+            edit = await self._in_thread(lambda: prepare(request, origin, self._settings, self._facts))
+        prepared = Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
+        _say("prepared", prepared, images=len(edit.frame.seeds), decode_ms=round(prepared.decode_ms, 1))
+        return prepared
 
     @refusals_as_results
     async def ticket(self, prepared: Prepared | EditError) -> Ticket:
@@ -63,34 +70,51 @@ class Codec:
     @refusals_as_results
     async def finish(self, prepared: Prepared, edited: EditResult | EditError | None, base_url: str) -> Answer:
         """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
-        drawn = succeeded(edited)
-        files, png_ms = await self._in_thread(lambda: _encoded(prepared, drawn))
-        links = await self._links(files, prepared.edit.frame, base_url)
-        return await self._in_thread(lambda: _answer(prepared, drawn or NOTHING_DRAWN, files, links, png_ms))
+        drawn, origin = succeeded(edited), prepared.edit.origin
+        _follow(origin)
+        with self._tracing.span("finish", origin.trace) as span:
+            with self._tracing.span("png", carrier(span)):
+                files, png_ms = await self._in_thread(lambda: _encoded(prepared, drawn))
+            with self._tracing.span("store", carrier(span) if prepared.edit.frame.by_url else {}):
+                links = await self._links(files, prepared.edit.frame, base_url)
+            answer = await self._in_thread(lambda: _answer(prepared, drawn or NOTHING_DRAWN, files, links, png_ms))
+        _say("finished", prepared, png_ms=round(png_ms, 1))
+        return answer
 
     @refusals_as_results
     async def preview(self, prepared: Prepared, preview: Preview) -> str:
         """The JSON of a `PartialImageEvent`."""
-        return await self._in_thread(lambda: _preview(prepared.edit.frame, preview))
+        _follow(prepared.edit.origin)
+        with self._tracing.span("preview", prepared.edit.origin.trace, image=preview.image, index=preview.index):
+            return await self._in_thread(lambda: _preview(prepared.edit.frame, preview))
 
     @refusals_as_results
     async def completed(self, prepared: Prepared, edited: EditResult | None) -> list[str]:
         """As `finish`, for a stream: the JSON of a `CompletedEvent` for each image."""
-        return await self._in_thread(lambda: _completed(prepared.edit, edited))
+        _follow(prepared.edit.origin)
+        with self._tracing.span("finish", prepared.edit.origin.trace):
+            events = await self._in_thread(lambda: _completed(prepared.edit, edited))
+        _say("finished", prepared)
+        return events
 
     async def ping(self) -> None:
         """Whether this process answers. It does so at once: full threads are load, not a fault."""
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def __del__(self) -> None:
+        """Ray Serve awaits this once the replica's calls have ended."""
+        await self._tracing.close()
+
+    async def _in_thread(self, work: Callable[[], T], threads: Executor | None = None) -> T:
+        """In one that computes, by default. The log tells what is said there as of the request."""
+        within = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(threads or self._threads, within.run, work)
 
     async def _links(self, files: Sequence[bytes], frame: Frame, base_url: str) -> list[str]:
         """One to each file, where links were asked for. The files are stored at the same time."""
         if not frame.by_url:
             return []
         put = partial(self._store.put, output_format=frame.output_format, base_url=base_url)
-        loop = asyncio.get_running_loop()
-        return await asyncio.gather(*(loop.run_in_executor(self._uploads, put, data) for data in files))
+        return await asyncio.gather(*(self._in_thread(partial(put, data), self._uploads) for data in files))
 
     def _sweep_for_ever(self) -> None:
         never = threading.Event()
@@ -99,6 +123,14 @@ class Codec:
                 self._store.sweep()
             except EditError as error:
                 logger.warning("the store was not swept: %s", error)
+
+
+def _follow(origin: Origin) -> None:
+    follow(origin.request_id, trace_id(origin.trace))
+
+
+def _say(event: str, prepared: Prepared, **fields: float) -> None:
+    say(logger, event, model=prepared.edit.model, **fields)
 
 
 def _checked(store: Storage) -> Storage:

@@ -1,6 +1,5 @@
 """The edge to HTTP: one table from our errors to responses."""
 
-import json
 import logging
 import math
 
@@ -11,6 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.deployments.followed import Followed, followed
+from serve.deployments.logs import follow
 from serve.errors import (
     EditError,
     InternalError,
@@ -41,14 +42,14 @@ def install_error_handlers(api: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, EditError)
-        # Both quote what the caller sent: as JSON they stay on their line. No prompt comes into a log.
-        told = json.dumps([request.url.path, "prompt" if error.param == "prompt" else error.message])
-        logger.info("%d %s %s", error.status, error.code, told)
+        followed(request).refused(error)
         return error_response(error)
 
     async def frameworks(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        response = error_response(_translate(request, error))
+        translated = _translate(request, error)
+        followed(request).refused(translated)
+        response = error_response(translated)
         response.headers.update(error.headers or {})
         return response
 
@@ -65,7 +66,8 @@ def _translate(request: Request, error: HTTPException) -> EditError:
 
 
 class Edge:
-    """The outermost ASGI layer: the request's id for the handlers, and an envelope even for our own bugs.
+    """The outermost ASGI layer: the request's id for the handlers, its end for whoever follows it, and an envelope
+    even for our own bugs.
 
     Ray Serve puts the caller's `x-request-id`, or one that it draws, into the request and into the answer.
     """
@@ -77,21 +79,35 @@ class Edge:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request_id = Headers(scope=scope).get("x-request-id", "")
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = False
-
-        async def note_start(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
+        one = scope.setdefault("state", {})["followed"] = Followed(request_id, scope["path"])
+        follow(request_id, trace_id="")
+        sent = _Sent(send)
         try:
-            await self._app(scope, receive, note_start)
+            await self._app(scope, receive, sent)
         except ClientDisconnect:
-            return None
+            pass
         except Exception:
             logger.exception("request %s failed", request_id)
-            if started:
+            error = InternalError("the server failed to answer")
+            one.refused(error)
+            if sent.status is not None:
                 raise
-            await error_response(InternalError("the server failed to answer"))(scope, receive, send)
+            await error_response(error)(scope, receive, sent)
+        finally:
+            one.end(sent.status, whole=sent.whole)
         return None
+
+
+class _Sent:
+    """A `Send` that notes what has passed. status: None before that. whole: whether the answer has ended."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status: int | None = None
+        self.whole = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+        self.whole = self.whole or (message["type"] == "http.response.body" and not message.get("more_body", False))

@@ -3,6 +3,7 @@
 Ray calls `middlewares` in the proxy's process when the variable that `install` sets names it.
 """
 
+import logging
 import os
 import re
 from uuid import uuid4
@@ -12,10 +13,13 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.deployments.http import error_response
+from serve.deployments.logs import adopt_serve_logging, say
 from serve.errors import BackendUnavailable, EditError, Overloaded, RequestTimeout
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 RETRY_AFTER_S = 5.0
+
+logger = logging.getLogger(__name__)
 
 _ALLOWED = {
     b"x-request-id": re.compile(rb"[\x21-\x7e]{1,128}"),
@@ -36,6 +40,7 @@ def install() -> None:
 
 
 def middlewares() -> list[Middleware]:
+    adopt_serve_logging("INFO")
     return [Middleware(ProxyEdge)]
 
 
@@ -73,6 +78,7 @@ class ProxyEdge:
 
 
 async def _refuse(error: EditError, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    say(logger, "refused", request_id=request_id, status=error.status, code=error.code)
     response = error_response(error)
     response.headers["x-request-id"] = request_id
     await response(scope, receive, send)

@@ -1,6 +1,5 @@
 """An edit as server-sent events: what it will look like and how far it is, then each result."""
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -12,18 +11,18 @@ from starlette.types import Receive, Scope, Send
 
 from serve.deployments.calls import Call, ReplicaLost, answered, told
 from serve.deployments.deadline import SHOWN_CHARACTERS, Deadline
+from serve.deployments.followed import Followed
 from serve.engine.watch import Event
 from serve.errors import EditError, InvalidRequest
 from serve.schema import CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
 from serve.types import EditResult, Preview, Progress, QueuePlace
 
-logger = logging.getLogger(__name__)
 ERROR = "error"
 PROGRESS_HEADER = "x-progress"
 
 
 class EditStream:
-    """One edit that is watched. editor: its model's, or None where nothing is left to draw.
+    """One edit that is watched. editor: its model's, or None where nothing is left to draw. one: its request.
 
     progress: whether the caller asked for every step's event.
     """
@@ -34,6 +33,7 @@ class EditStream:
         editor: DeploymentHandle[Any] | None,
         prepared: Call,
         deadline: Deadline,
+        one: Followed,
         *,
         progress: bool,
     ) -> None:
@@ -41,6 +41,7 @@ class EditStream:
         self._editor = editor and editor.options(stream=True)
         self._prepared = prepared
         self._deadline = deadline
+        self._followed = one
         self._progress = progress
         self._shown: set[tuple[int, int]] = set()
         self._happened = self._watch()
@@ -59,7 +60,7 @@ class EditStream:
                     async for sent in self._sent(event):
                         yield sent
         except EditError as error:
-            logger.info("%d %s in a stream: %r", error.status, error.code, error.message)
+            self._followed.refused(error)
             yield ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR)
 
     async def _sent(self, event: Event | EditResult | None) -> AsyncGenerator[ServerSentEvent]:
