@@ -14,9 +14,9 @@ import pybase64
 
 from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.heap import return_pictures_at_once
-from serve.deployments.logs import adopt_serve_logging, follow, say
+from serve.deployments.logs import adopt_serve_logging, say
 from serve.deployments.messages import Answer, Prepared, Ticket
-from serve.deployments.tracing import Tracing, carrier, trace_id
+from serve.deployments.tracing import Tracing, carrier, work_for
 from serve.errors import EditError
 from serve.links import Links
 from serve.prepare import Frame, Origin, PreparedEdit, finish, prepare, read
@@ -51,7 +51,7 @@ class Codec:
     @refusals_as_results
     async def prepare(self, body: bytes | Form, origin: Origin) -> Prepared:
         """Validate and decode a body. Raises an EditError that names the parameter at fault."""
-        _follow(origin)
+        work_for(origin)
         started = time.monotonic()
         with self._tracing.span("prepare", origin.trace):
             request = await self._fetcher.fetched(await self._in_thread(lambda: read(body)))
@@ -71,7 +71,7 @@ class Codec:
     async def finish(self, prepared: Prepared, edited: EditResult | EditError | None, base_url: str) -> Answer:
         """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
         drawn, origin = succeeded(edited), prepared.edit.origin
-        _follow(origin)
+        work_for(origin)
         with self._tracing.span("finish", origin.trace) as span:
             with self._tracing.span("png", carrier(span)):
                 files, png_ms = await self._in_thread(lambda: _encoded(prepared, drawn))
@@ -84,14 +84,14 @@ class Codec:
     @refusals_as_results
     async def preview(self, prepared: Prepared, preview: Preview) -> str:
         """The JSON of a `PartialImageEvent`."""
-        _follow(prepared.edit.origin)
+        work_for(prepared.edit.origin)
         with self._tracing.span("preview", prepared.edit.origin.trace, image=preview.image, index=preview.index):
             return await self._in_thread(lambda: _preview(prepared.edit.frame, preview))
 
     @refusals_as_results
     async def completed(self, prepared: Prepared, edited: EditResult | None) -> list[str]:
         """As `finish`, for a stream: the JSON of a `CompletedEvent` for each image."""
-        _follow(prepared.edit.origin)
+        work_for(prepared.edit.origin)
         with self._tracing.span("finish", prepared.edit.origin.trace):
             events = await self._in_thread(lambda: _completed(prepared.edit, edited))
         _say("finished", prepared)
@@ -123,10 +123,6 @@ class Codec:
                 self._store.sweep()
             except EditError as error:
                 logger.warning("the store was not swept: %s", error)
-
-
-def _follow(origin: Origin) -> None:
-    follow(origin.request_id, trace_id(origin.trace))
 
 
 def _say(event: str, prepared: Prepared, **fields: float) -> None:

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from serve.deployments.logs import follow, say
-from serve.deployments.tracing import LEFT, Tracing, trace_id
+from serve.deployments.logs import say
+from serve.deployments.tracing import LEFT, Tracing, work_for
 from serve.engine.trail import Trail
 from serve.prepare import PreparedEdit
 from serve.types import EditJob, EditResult
@@ -19,7 +19,7 @@ def drawing(edit: PreparedEdit, tracing: Tracing) -> Generator[tuple[EditJob, Tr
     """While the job of a request that draws is in the engine. Gives it, and what is to keep its stages, if anything."""
     job, origin = edit.job, edit.origin
     assert job is not None
-    follow(origin.request_id, trace_id(origin.trace))
+    work_for(origin)
     height, width, _ = job.canvas.shape
     told = {"model": edit.model, "size": f"{width}x{height}", "steps": job.steps, "rows": len(job.seeds)}
     with tracing.span("edit", origin.trace, **told, references=len(job.references)) as span:

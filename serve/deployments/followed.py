@@ -50,13 +50,13 @@ class Followed:
             self.span.set_attribute("http.response.status_code", status)
         if self._error is not None:
             failed(self.span, self._error)
-            fields = {"status": self._error.status, "code": self._error.code, "why": self._why(self._error)}
-            say(logger, "refused", **self._known, **fields, took_s=took_s)
+            ended = {"status": self._error.status, "code": self._error.code, "took_s": took_s}
+            say(logger, "refused", **ended, **self._known, why=self._why(self._error))
         elif not whole:
             left(self.span)
-            say(logger, LEFT, **self._known, took_s=took_s)
+            say(logger, LEFT, took_s=took_s, **self._known)
         elif self._known:
-            say(logger, "answered", status=200, **self._known, took_s=took_s)
+            say(logger, "answered", status=200, took_s=took_s, **self._known)
         self.span.end()
 
     def _why(self, error: EditError) -> str:

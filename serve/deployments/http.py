@@ -1,7 +1,6 @@
 """The edge to HTTP: one table from our errors to responses."""
 
 import logging
-import math
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -10,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.deployments.envelopes import error_response
 from serve.deployments.followed import Followed, followed
 from serve.deployments.logs import follow
 from serve.errors import (
@@ -18,23 +18,9 @@ from serve.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    RequestTimeout,
 )
-from serve.schema import ErrorBody
 
 logger = logging.getLogger(__name__)
-
-
-def error_response(error: EditError) -> JSONResponse:
-    """The contract's envelope, with `retry-after` in whole seconds and `x-should-retry` where a retry can help."""
-    headers: dict[str, str] = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    if error.status >= 500 or isinstance(error, RequestTimeout):
-        headers["x-should-retry"] = "true" if error.retryable else "false"
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(ErrorBody.of(error).model_dump(), error.status, headers)
 
 
 def install_error_handlers(api: FastAPI) -> None:
@@ -80,7 +66,7 @@ class Edge:
             return await self._app(scope, receive, send)
         request_id = Headers(scope=scope).get("x-request-id", "")
         one = scope.setdefault("state", {})["followed"] = Followed(request_id, scope["path"])
-        follow(request_id, trace_id="")
+        follow(request_id)
         sent = _Sent(send)
         try:
             await self._app(scope, receive, sent)

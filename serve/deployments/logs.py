@@ -26,9 +26,10 @@ def adopt_serve_logging(level: str) -> None:
         handler.addFilter(_name_request)
 
 
-def follow(request_id: str, trace_id: str) -> None:
-    """The current task, and what it starts from now on, works for this request. trace_id: empty where it has none."""
-    _request.set({"request_id": request_id, **({"trace_id": trace_id} if trace_id else {})})
+def follow(request_id: str, trace_id: str = "", key: str = "") -> None:
+    """The current task, and what it starts from now on, works for this request. key: the name of the caller's."""
+    fields = {"request_id": request_id, "trace_id": trace_id, "key": key}
+    _request.set({name: value for name, value in fields.items() if value})
 
 
 def say(logger: logging.Logger, event: str, /, **fields: str | float) -> None:

@@ -9,10 +9,10 @@ from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.deadline import Deadline
 from serve.deployments.edits import Edits
 from serve.deployments.heap import return_pictures_at_once
-from serve.deployments.logs import adopt_serve_logging, follow
+from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Prepared, Ticket
 from serve.deployments.runbook import Claim, RunBook
-from serve.deployments.tracing import trace_id
+from serve.deployments.tracing import work_for
 from serve.errors import EditError
 from serve.settings import Settings
 
@@ -35,10 +35,9 @@ class Runs:
     ) -> tuple[Answer, bool]:
         """The answer, and whether it is that of an earlier request. limit_s: what is left of the request's time."""
         sound, deadline = succeeded(prepared), Deadline(limit_s)
-        origin = sound.edit.origin
 
         async def run() -> Answer:
-            follow(origin.request_id, trace_id(origin.trace))
+            work_for(sound.edit.origin)
             async with deadline.kept():
                 return await self._edits.answer(sound, ticket, base_url, deadline)
 

@@ -18,8 +18,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ray import serve as ray_serve
 from starlette.requests import Request
 
+from serve.deployments.logs import follow
 from serve.engine.trail import Period, Trail
 from serve.errors import EditError
+from serve.prepare import Origin
 from serve.settings import sends_traces
 
 if TYPE_CHECKING:
@@ -114,6 +116,11 @@ def carrier(span: Span) -> Carrier:
 def trace_id(carried: Carrier) -> str:
     """Empty where the request is not traced."""
     return carried["traceparent"].split("-")[1] if carried else ""
+
+
+def work_for(origin: Origin) -> None:
+    """The log tells what the current task says from now on as of that request."""
+    follow(origin.request_id, trace_id(origin.trace), origin.principal.name)
 
 
 def failed(span: Span, error: BaseException) -> None:
