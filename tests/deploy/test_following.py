@@ -121,9 +121,7 @@ def _asked(client: httpx.Client, logs: Path) -> dict[str, httpx.Response]:
     answers["stream"] = _ask(client, "stream", stream=True, partial_images=2, num_inference_steps=6)
     answers["broken stream"] = _ask(client, "broken-stream", model="broken", stream=True)
     _leave(client, "leaver")
-    eventually(
-        lambda: {line["deployment"] for line in _lines(logs) if _event(line) == "client_left"} == {INGRESS, EDITOR}
-    )
+    eventually(lambda: _who_lost_a_client(logs) == {INGRESS, EDITOR})
     return answers
 
 
