@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve.auth import ANYONE, Principal
 from serve.codec import (
@@ -42,13 +42,15 @@ SHOWN_CHARACTERS = 128
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Whose request it is. fingerprint: whether that of the edit is wanted. idempotency_key: that it was sent with, or
-    empty; a seed that is drawn follows from it, so that the same request again draws the same.
+    empty; a seed that is drawn follows from it, so that the same request again draws the same. trace: what work for it
+    is told to be a part of, as W3C's headers have it; empty where the request is not traced.
     """
 
     request_id: str
     principal: Principal = ANYONE
     fingerprint: bool = False
     idempotency_key: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class PreparedEdit:
     that was asked for, in whichever form it came; empty where it was not wanted. stream: whether it is answered by
     events. caller: the request's `user` and `safety_identifier`, for the log.
     """
+
+    origin: Origin
 
     model: str
     job: EditJob | None
@@ -118,7 +122,7 @@ def prepare(request: EditRequest, origin: Origin, settings: Settings, facts: Map
     job = None if strength == 0 else _job(request, origin.request_id, drawn, references, frame.seeds, strength, known)
     notes = _notes(settings.provenance, model.id, job, frame, known)
     caller = (request.user, request.safety_identifier)
-    return PreparedEdit(model.id, job, frame, notes, fingerprint, request.stream, caller)
+    return PreparedEdit(origin, model.id, job, frame, notes, fingerprint, request.stream, caller)
 
 
 def served_model(name: str, settings: Settings) -> ModelSettings:

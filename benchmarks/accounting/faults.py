@@ -17,7 +17,7 @@ from benchmarks.server import RunningServer
 POLL_S = 0.5
 REPLACED_WITHIN_S = 180.0
 ASK_TIMEOUT_S = 10.0
-ENDED_LINE = re.compile(r"^\w+ \S+ \S+ retouch_ingress \S+ (\S+) -- ([2-5]\d\d) ")
+ENDED_LINE = re.compile(r"^\w+ \S+ \S+ retouch_ingress \S+ (\S+) -- (?:answered|refused) status=(\d+) ")
 """Of the log: the ingress writes one when a request has ended and its caller is still there."""
 
 

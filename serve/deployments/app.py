@@ -32,6 +32,7 @@ from serve.settings import (
     object_store_bytes,
     refuse_missing_gpus,
     refuse_open_server,
+    sends_traces,
 )
 from serve.storage import open_storage
 
@@ -44,6 +45,8 @@ SINGLES = 2
 HEALTH_CHECK_S = 2.0
 """Ray Serve replaces a replica that fails three checks in a row."""
 STOP_MARGIN_S = 10.0
+CLUSTERS = {frozenset({"host", "port"}): "http_options", frozenset({"log_format"}): "logging_config"}
+"""Keys of our section `server`, and where a Serve config has them."""
 
 
 def application(settings: Settings) -> ray_serve.Application:
@@ -51,6 +54,7 @@ def application(settings: Settings) -> ray_serve.Application:
 
     Raises ConfigurationError.
     """
+    sends_traces(os.environ)  # It raises, before a replica does.
     facts = {model.id: facts_of(model) for model in settings.models}
     in_flight = settings.limits.requests_in_flight
     codec = ray_serve.deployment(
@@ -77,8 +81,10 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     """Ray Serve's application builder. args: `config`, the path of a YAML file, or the configuration's keys."""
     path = args.pop("config", None)
     settings = load(Path(path) if path else None, args)
-    if settings.server.model_fields_set & {"host", "port"}:
-        logger.warning("server.host and server.port are Ray Serve's to set on a cluster (http_options); not used")
+    for keys, whose in CLUSTERS.items():
+        if settings.server.model_fields_set & keys:
+            named = " and ".join(f"server.{key}" for key in sorted(keys))
+            logger.warning("%s: Ray Serve's to set on a cluster (%s); not used", named, whose)
     refuse_open_server(settings, "")
     return application(settings)
 
@@ -114,10 +120,10 @@ def start(settings: Settings) -> None:
         _node_ip_address="127.0.0.1",
     )
     refuse_missing_gpus(settings, ray.cluster_resources().get("GPU", 0))
-    logging_config = LoggingConfig(log_level=settings.server.log_level, enable_access_log=False)
-    ray_serve.start(
-        http_options=HTTPOptions(host=settings.server.host, port=settings.server.port), logging_config=logging_config
-    )
+    server = settings.server
+    encoding = server.log_format.upper()
+    logging_config = LoggingConfig(encoding=encoding, log_level=server.log_level, enable_access_log=False)
+    ray_serve.start(http_options=HTTPOptions(host=server.host, port=server.port), logging_config=logging_config)
     try:
         ray_serve.run(app, name=APPLICATION, route_prefix="/", logging_config=logging_config)
     except RuntimeError as error:

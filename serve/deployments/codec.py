@@ -5,7 +5,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,8 +15,9 @@ from ray import serve as ray_serve
 
 from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.heap import return_pictures_at_once
-from serve.deployments.logs import adopt_serve_logging
+from serve.deployments.logs import adopt_serve_logging, say
 from serve.deployments.messages import Answer, Completed, Prepared, Ticket
+from serve.deployments.tracing import Tracing, carrier, work_for
 from serve.errors import EditError
 from serve.links import Links
 from serve.metrics import CodecCounts, ProcessFigures
@@ -39,6 +41,7 @@ class Codec:
     def __init__(self, settings: Settings, facts: Mapping[str, ModelFacts]) -> None:
         adopt_serve_logging(settings.server.log_level)
         return_pictures_at_once()
+        self._tracing = Tracing()
         self._settings = settings
         self._facts = facts
         self._fetcher = Links(settings.links, settings.limits.image_bytes)
@@ -51,10 +54,14 @@ class Codec:
     @refusals_as_results
     async def prepare(self, body: bytes | Form, origin: Origin) -> Prepared:
         """Validate and decode a body. Raises an EditError that names the parameter at fault."""
+        work_for(origin)
         started = time.monotonic()
-        request = await self._fetcher.fetched(await self._in_thread(lambda: read(body)))
-        edit = await self._in_thread(lambda: prepare(request, origin, self._settings, self._facts))
-        return Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
+        with self._tracing.span("prepare", origin.trace):
+            request = await self._fetcher.fetched(await self._in_thread(lambda: read(body)))
+            edit = await self._in_thread(lambda: prepare(request, origin, self._settings, self._facts))
+        prepared = Prepared(edit, decode_ms=(time.monotonic() - started) * 1e3)
+        _say("prepared", prepared, images=len(edit.frame.seeds), decode_ms=round(prepared.decode_ms, 1))
+        return prepared
 
     @refusals_as_results
     async def ticket(self, prepared: Prepared | EditError) -> Ticket:
@@ -66,22 +73,34 @@ class Codec:
     @refusals_as_results
     async def finish(self, prepared: Prepared, edited: EditResult | EditError | None, base_url: str) -> Answer:
         """Compose, encode and store. edited: None where nothing was drawn. Raises what the edit failed with."""
-        drawn = succeeded(edited)
-        files, png_ms = await self._in_thread(lambda: _encoded(prepared, drawn))
-        started = time.monotonic()
-        links = await self._links(files, prepared.edit.frame, base_url)
-        timings_ms = {"png": png_ms} | ({"store": (time.monotonic() - started) * 1e3} if links else {})
-        return await self._in_thread(lambda: _answer(prepared, drawn or NOTHING_DRAWN, files, links, timings_ms))
+        drawn, origin, by_url = succeeded(edited), prepared.edit.origin, prepared.edit.frame.by_url
+        work_for(origin)
+        with self._tracing.span("finish", origin.trace) as span:
+            with self._tracing.span("png", carrier(span)):
+                files, png_ms = await self._in_thread(lambda: _encoded(prepared, drawn))
+            started = time.monotonic()
+            with self._tracing.span("store", carrier(span) if by_url else {}):
+                links = await self._links(files, prepared.edit.frame, base_url)
+            timings_ms = {"png": png_ms} | ({"store": (time.monotonic() - started) * 1e3} if by_url else {})
+            answer = await self._in_thread(lambda: _answer(prepared, drawn or NOTHING_DRAWN, files, links, timings_ms))
+        _say("finished", prepared, png_ms=round(png_ms, 1))
+        return answer
 
     @refusals_as_results
     async def preview(self, prepared: Prepared, preview: Preview) -> str:
         """The JSON of a `PartialImageEvent`."""
-        return await self._in_thread(lambda: _preview(prepared.edit.frame, preview))
+        work_for(prepared.edit.origin)
+        with self._tracing.span("preview", prepared.edit.origin.trace, image=preview.image, index=preview.index):
+            return await self._in_thread(lambda: _preview(prepared.edit.frame, preview))
 
     @refusals_as_results
     async def completed(self, prepared: Prepared, edited: EditResult | None) -> Completed:
         """As `finish`, for a stream."""
-        return await self._in_thread(lambda: _completed(prepared, edited))
+        work_for(prepared.edit.origin)
+        with self._tracing.span("finish", prepared.edit.origin.trace):
+            completed = await self._in_thread(lambda: _completed(prepared, edited))
+        _say("finished", prepared)
+        return completed
 
     async def figures(self) -> ProcessFigures:
         """What this process has counted."""
@@ -90,17 +109,21 @@ class Codec:
     async def ping(self) -> None:
         """Whether this process answers. It does so at once: full threads are load, not a fault."""
 
+    async def __del__(self) -> None:
+        """Ray Serve awaits this once the replica's calls have ended."""
+        await self._tracing.close()
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        """In one that computes."""
         with self._counts.task():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await _within_request(self._threads, work)
 
     async def _links(self, files: Sequence[bytes], frame: Frame, base_url: str) -> list[str]:
         """One to each file, where links were asked for. The files are stored at the same time."""
         if not frame.by_url:
             return []
         put = partial(self._put, output_format=frame.output_format, base_url=base_url)
-        loop = asyncio.get_running_loop()
-        return await asyncio.gather(*(loop.run_in_executor(self._uploads, put, data) for data in files))
+        return await asyncio.gather(*(_within_request(self._uploads, partial(put, data)) for data in files))
 
     def _put(self, data: bytes, output_format: OutputFormat, base_url: str) -> str:
         with self._counts.storing():
@@ -113,6 +136,15 @@ class Codec:
                 self._store.sweep()
             except EditError as error:
                 logger.warning("the store was not swept: %s", error)
+
+
+async def _within_request(threads: Executor, work: Callable[[], T]) -> T:
+    """In one of the threads. The log tells what is said there as of the request."""
+    return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, work)
+
+
+def _say(event: str, prepared: Prepared, **fields: float) -> None:
+    say(logger, event, model=prepared.edit.model, **fields)
 
 
 def _checked(store: Storage) -> Storage:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from typing import Any
 
 from ray import serve as ray_serve
@@ -46,7 +47,10 @@ class Door:
         if self._quotas is None or (limits.images_per_minute is None and limits.images_in_flight is None):
             yield {}
             return
-        self._pulse = self._pulse or asyncio.create_task(self._say_alive(self._quotas))
+        self._pulse = self._pulse or asyncio.get_running_loop().create_task(
+            self._say_alive(self._quotas),
+            context=Context(),  # not that of the request which comes first
+        )
         lease, headers = await answered(self._quotas.begin.remote(principal, count, self._owner))
         self._leases.add(lease)
         try:

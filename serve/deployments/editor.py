@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from ray import serve as ray_serve
 
 from serve.deployments.autoscaling import LoadMeter, published
 from serve.deployments.calls import refusals_as_results
+from serve.deployments.drawing import drawing, drawn
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Prepared
+from serve.deployments.tracing import Tracing
 from serve.engine.engine import EngineStats
 from serve.engine.load import load_engine
 from serve.engine.watch import Event
@@ -28,6 +30,7 @@ class Editor:
 
     def __init__(self, model: ModelSettings, cache_folder: Path, log_level: str) -> None:
         adopt_serve_logging(log_level)
+        self._tracing = Tracing()
         self._engine = load_engine(model, cache_folder)
         self._engine.start()
         self._load = LoadMeter()
@@ -38,32 +41,19 @@ class Editor:
 
         time_limit_s: what is left of the request's time. Raises Overloaded when the edit cannot end within it.
         """
-        job = prepared.edit.job
-        assert job is not None
-        # A caller that leaves cancels this method, and with it the engine's future, which frees the rows.
-        return await asyncio.wrap_future(self._engine.submit(job, time_limit_s))
+        with drawing(prepared.edit, self._tracing) as (job, trail):
+            # A caller that leaves cancels this method, and with it the engine's future, which frees the rows.
+            result = await asyncio.wrap_future(self._engine.submit(job, time_limit_s, trail=trail))
+        return drawn(prepared.edit, result)
 
     async def watch(self, prepared: Prepared, time_limit_s: float) -> AsyncGenerator[Event | EditResult | EditError]:
         """As `edit`, with all that happens on the way; the result, or what the edit failed with, comes last."""
-        job = prepared.edit.job
-        assert job is not None
-        loop, told = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-
-        def tell(event: Event | None) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, event)
-
         try:
-            future = self._engine.submit(job, time_limit_s, tell)
+            async with aclosing(self._watched(prepared, time_limit_s)) as happened:
+                async for event in happened:
+                    yield event
         except EditError as error:
             yield error
-            return
-        future.add_done_callback(lambda _: tell(None))
-        try:
-            while event := await told.get():
-                yield event
-            yield await _ended(future)
-        finally:
-            future.cancel()
 
     @refusals_as_results
     async def ping(self) -> None:
@@ -90,8 +80,21 @@ class Editor:
     async def __del__(self) -> None:
         """Ray Serve awaits this once the replica's calls have ended, so the engine is idle."""
         await asyncio.to_thread(self._engine.drain, STOP_S)
+        await self._tracing.close()
 
+    async def _watched(self, prepared: Prepared, time_limit_s: float) -> AsyncGenerator[Event | EditResult]:
+        loop, told = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
 
-@refusals_as_results
-async def _ended(future: Future[EditResult]) -> EditResult:
-    return await asyncio.wrap_future(future)
+        def tell(event: Event | None) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, event)
+
+        with drawing(prepared.edit, self._tracing) as (job, trail):
+            future = self._engine.submit(job, time_limit_s, tell, trail)
+            future.add_done_callback(lambda _: tell(None))
+            try:
+                while event := await told.get():
+                    yield event
+                result = await asyncio.wrap_future(future)
+            finally:
+                future.cancel()
+        yield drawn(prepared.edit, result)

@@ -1,8 +1,6 @@
 """The edge to HTTP: one table from our errors to responses."""
 
-import json
 import logging
-import math
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -11,30 +9,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.deployments.counted import note_error
+from serve.deployments.envelopes import error_response
+from serve.deployments.followed import Followed, followed
+from serve.deployments.logs import follow
 from serve.errors import (
     EditError,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    RequestTimeout,
 )
-from serve.schema import ErrorBody
 
 logger = logging.getLogger(__name__)
-
-
-def error_response(error: EditError) -> JSONResponse:
-    """The contract's envelope, with `retry-after` in whole seconds and `x-should-retry` where a retry can help."""
-    headers: dict[str, str] = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    if error.status >= 500 or isinstance(error, RequestTimeout):
-        headers["x-should-retry"] = "true" if error.retryable else "false"
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(ErrorBody.of(error).model_dump(), error.status, headers)
 
 
 def install_error_handlers(api: FastAPI) -> None:
@@ -42,16 +28,13 @@ def install_error_handlers(api: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, EditError)
-        # Both quote what the caller sent: as JSON they stay on their line. No prompt comes into a log.
-        told = json.dumps([request.url.path, "prompt" if error.param == "prompt" else error.message])
-        logger.info("%d %s %s", error.status, error.code, told)
-        note_error(request.scope, error)
+        followed(request).refused(error)
         return error_response(error)
 
     async def frameworks(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         translated = _translate(request, error)
-        note_error(request.scope, translated)
+        followed(request).refused(translated)
         response = error_response(translated)
         response.headers.update(error.headers or {})
         return response
@@ -69,7 +52,8 @@ def _translate(request: Request, error: HTTPException) -> EditError:
 
 
 class Edge:
-    """The outermost ASGI layer: the request's id for the handlers, and an envelope even for our own bugs.
+    """The outermost ASGI layer: the request's id for the handlers, its end for whoever follows it, and an envelope
+    even for our own bugs.
 
     Ray Serve puts the caller's `x-request-id`, or one that it draws, into the request and into the answer.
     """
@@ -81,21 +65,51 @@ class Edge:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request_id = Headers(scope=scope).get("x-request-id", "")
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = False
-
-        async def note_start(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
+        one = scope.setdefault("state", {})["followed"] = Followed(request_id, scope["path"])
+        follow(request_id)
+        received, sent = _Received(receive), _Sent(send)
         try:
-            await self._app(scope, receive, note_start)
+            await self._app(scope, received, sent)
         except ClientDisconnect:
-            return None
+            pass
         except Exception:
             logger.exception("request %s failed", request_id)
-            if started:
+            error = InternalError("the server failed to answer")
+            one.refused(error)
+            if sent.status is not None:
                 raise
-            await error_response(InternalError("the server failed to answer"))(scope, receive, send)
+            await error_response(error)(scope, received, sent)
+        finally:
+            one.end(sent.status, whole=sent.whole, received_bytes=received.bytes, sent_bytes=sent.bytes)
         return None
+
+
+class _Received:
+    """A `Receive` that counts the bytes of the body."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.bytes = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.bytes += len(message.get("body", b""))
+        return message
+
+
+class _Sent:
+    """A `Send` that notes what has passed. status: None before that. whole: whether the answer has ended. bytes: of its
+    body."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status: int | None = None
+        self.whole = False
+        self.bytes = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+        self.bytes += len(message.get("body", b""))
+        self.whole = self.whole or (message["type"] == "http.response.body" and not message.get("more_body", False))

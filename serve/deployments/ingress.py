@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -16,7 +15,6 @@ from ray.serve.handle import DeploymentHandle
 from serve.auth import Principal
 from serve.deployments.bodies import BodyBudget
 from serve.deployments.calls import RESTART_S, Call, answered
-from serve.deployments.counted import Counted, count
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import (
     ANYWHERE,
@@ -35,12 +33,14 @@ from serve.deployments.door import Door
 from serve.deployments.edits import Edits
 from serve.deployments.engines import Engines
 from serve.deployments.fleet import Fleet
+from serve.deployments.followed import Followed, followed
 from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import Edge, install_error_handlers
-from serve.deployments.logs import adopt_serve_logging
+from serve.deployments.logs import adopt_serve_logging, follow
 from serve.deployments.messages import Answer, Ticket
 from serve.deployments.runbook import KEY_HEADER, claim_of, claims, idempotency_key
 from serve.deployments.streams import EditStream, StreamResponse, wants_progress
+from serve.deployments.tracing import Carrier, Tracing, carrier, trace_id
 from serve.deployments.web import PAGE, PLAYGROUND, SWAGGER_UI, WebFiles, reference
 from serve.errors import BackendUnavailable, EditError, InvalidRequest, NotFound
 from serve.metrics import CONTENT_TYPE, ProcessFigures, RequestCounts, exposition
@@ -50,7 +50,6 @@ from serve.settings import Settings
 from serve.storage import open_storage
 from serve.types import ModelFacts, QueuePlace
 
-logger = logging.getLogger(__name__)
 READY_TIMEOUT_S = 5.0
 
 REPLAYED = "idempotent-replayed"
@@ -69,7 +68,6 @@ api = FastAPI(
 )
 install_error_handlers(api)
 api.add_middleware(Edge)
-api.add_middleware(Counted)  # around it: the last one is the outermost
 
 
 def _server_timing(answer: Answer) -> str:
@@ -79,12 +77,6 @@ def _server_timing(answer: Answer) -> str:
 
 def _place(place: QueuePlace) -> dict[str, str]:
     return {"x-queue-position": str(place.position), "x-queue-seconds": f"{place.seconds:.1f}"}
-
-
-def _log(principal: Principal, ticket: Ticket, started: float, told: str) -> None:
-    """A line an edit that was answered. started: as `time.monotonic`."""
-    took_s, who, caller = time.monotonic() - started, principal.name or "-", json.dumps(ticket.caller)
-    logger.info("200 model=%s key=%s took_s=%.3f %s caller=%s", ticket.model, who, took_s, told, caller)
 
 
 # Ray copies `api` here, so its handlers see only the names that are defined above.
@@ -103,6 +95,7 @@ class Ingress:
     ) -> None:
         adopt_serve_logging(settings.server.log_level)
         return_pictures_at_once()
+        self._tracing = Tracing()
         started = int(time.time())
         self._settings = settings
         self._models = {
@@ -135,29 +128,28 @@ class Ingress:
     @api.post(EDITS_ROUTE, responses=EDIT_ANSWERS, openapi_extra={"parameters": EDIT_HEADERS})
     async def edit(self, request: Request) -> Response:
         """Edit pictures by an instruction, under a mask if one is given."""
-        started = time.monotonic()
-        counted = self._counts.begin()
-        count(request.scope, counted)
+        one = self._follow(request)
         principal = self._door.principal(request.headers)
+        if principal.name:
+            one.know(key=principal.name)
         deadline = Deadline(time_limit_s(request.headers, self._settings.limits.request_timeout_s))
         progress = wants_progress(request.headers)
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._bodies.admit(self._engines.longest_queue_s))
             async with deadline.kept():
                 headers = dict(await self._door.request(principal))
-                prepared, ticket = await self._prepare(request, principal)
-                counted.accepted(ticket.model, ticket.images)
+                prepared, ticket = await self._prepare(request, principal, carrier(one.span))
+                one.accepted(ticket.model, ticket.images)
+                one.note({"caller": json.dumps(ticket.caller)})
                 headers |= await held.enter_async_context(self._door.images(principal, ticket.images))
                 if ticket.streams:
                     stream = self._stream(prepared, ticket, request, deadline, progress=progress)
                     headers |= _place(await stream.begin())
-                    held.callback(lambda: _log(principal, ticket, started, "streamed"))
-                    held.callback(lambda: counted.took(stream.timings_ms))
+                    one.know(streamed=True)
                     return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, headers)
                 answer, replayed = await self._answer(prepared, ticket, request, principal, deadline)
-        counted.took(answer.timings_ms, replayed=replayed)
+        one.took(answer.timings_ms, replayed=replayed)
         timing = _server_timing(answer)
-        _log(principal, ticket, started, f"{timing} replayed" if replayed else timing)
         headers |= {"server-timing": timing, **_place(answer.place), **({REPLAYED: "true"} if replayed else {})}
         return Response(answer.body, media_type="application/json", headers=headers)
 
@@ -247,9 +239,20 @@ class Ingress:
         """What this process has counted."""
         return self._counts.figures(ray_serve.get_replica_context().replica_tag)
 
-    async def _prepare(self, request: Request, principal: Principal) -> tuple[Call, Ticket]:
-        key = idempotency_key(request.headers)
-        origin = Origin(request.state.request_id, principal, fingerprint=claims(request.headers), idempotency_key=key)
+    async def __del__(self) -> None:
+        """Ray Serve awaits this once the replica's calls have ended."""
+        await self._tracing.close()
+
+    def _follow(self, request: Request) -> Followed:
+        one = followed(request)
+        one.counted = self._counts.begin()
+        one.span = self._tracing.request(request, one.request_id, EDITS_ROUTE)
+        follow(one.request_id, trace_id(carrier(one.span)))
+        return one
+
+    async def _prepare(self, request: Request, principal: Principal, trace: Carrier) -> tuple[Call, Ticket]:
+        key, request_id = idempotency_key(request.headers), followed(request).request_id
+        origin = Origin(request_id, principal, claims(request.headers), idempotency_key=key, trace=trace)
         async with self._bodies.read(request) as body:
             prepared = self._codec.prepare.remote(body, origin)
             return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
@@ -271,4 +274,4 @@ class Ingress:
         if idempotency_key(request.headers):
             raise InvalidRequest(f"the header {KEY_HEADER} is of plain answers; a stream cannot be answered again")
         editor = self._editors[ticket.model] if ticket.draws else None
-        return EditStream(self._codec, editor, prepared, deadline, progress=progress)
+        return EditStream(self._codec, editor, prepared, deadline, followed(request), progress=progress)

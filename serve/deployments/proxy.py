@@ -3,6 +3,7 @@
 Ray calls `middlewares` in the proxy's process when the variable that `install` sets names it.
 """
 
+import logging
 import os
 import re
 from uuid import uuid4
@@ -11,11 +12,14 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.deployments.http import error_response
+from serve.deployments.envelopes import error_response
+from serve.deployments.logs import adopt_serve_logging, follow, say
 from serve.errors import BackendUnavailable, EditError, Overloaded, RequestTimeout
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 RETRY_AFTER_S = 5.0
+
+logger = logging.getLogger(__name__)
 
 _ALLOWED = {
     b"x-request-id": re.compile(rb"[\x21-\x7e]{1,128}"),
@@ -36,6 +40,7 @@ def install() -> None:
 
 
 def middlewares() -> list[Middleware]:
+    adopt_serve_logging("INFO")
     return [Middleware(ProxyEdge)]
 
 
@@ -53,7 +58,13 @@ class ProxyEdge:
             return await self._app(scope, receive, send)
         headers = [(name, _readable(name, value)) for name, value in scope["headers"] if _passes(name, value)]
         scope = {**scope, "headers": headers}
-        started = replaced = False
+        started = replaced = left = False
+
+        async def receive_noting() -> Message:
+            nonlocal left
+            message = await receive()
+            left = left or message["type"] == "http.disconnect"
+            return message
 
         async def send_enveloped(message: Message) -> None:
             nonlocal started, replaced
@@ -65,14 +76,16 @@ class ProxyEdge:
             elif not replaced:
                 await send(message)
 
-        await self._app(scope, receive, send_enveloped)
-        if not started:
+        await self._app(scope, receive_noting, send_enveloped)
+        if not started and not left:
             request_id = Headers(raw=headers).get("x-request-id") or uuid4().hex
             await _refuse(_translated(500), request_id, scope, receive, send)
         return None
 
 
 async def _refuse(error: EditError, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    follow(request_id)
+    say(logger, "refused", status=error.status, code=error.code)
     response = error_response(error)
     response.headers["x-request-id"] = request_id
     await response(scope, receive, send)

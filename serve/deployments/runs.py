@@ -12,6 +12,7 @@ from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.logs import adopt_serve_logging
 from serve.deployments.messages import Answer, Prepared, Ticket
 from serve.deployments.runbook import Claim, RunBook
+from serve.deployments.tracing import work_for
 from serve.errors import EditError
 from serve.settings import Settings
 
@@ -36,6 +37,7 @@ class Runs:
         sound, deadline = succeeded(prepared), Deadline(limit_s)
 
         async def run() -> Answer:
+            work_for(sound.edit.origin)
             async with deadline.kept():
                 return await self._edits.answer(sound, ticket, base_url, deadline)
 

@@ -1,6 +1,5 @@
 """An edit as server-sent events: what it will look like and how far it is, then each result."""
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -11,22 +10,21 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from serve.deployments.calls import Call, ReplicaLost, answered, told
-from serve.deployments.counted import note_error
 from serve.deployments.deadline import SHOWN_CHARACTERS, Deadline
+from serve.deployments.followed import Followed
 from serve.engine.watch import Event
 from serve.errors import EditError, InvalidRequest
 from serve.schema import CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
 from serve.types import EditResult, Preview, Progress, QueuePlace
 
-logger = logging.getLogger(__name__)
 ERROR = "error"
 PROGRESS_HEADER = "x-progress"
 
 
 class EditStream:
-    """One edit that is watched. editor: its model's, or None where nothing is left to draw.
+    """One edit that is watched. editor: its model's, or None where nothing is left to draw. one: its request.
 
-    progress: whether the caller asked for every step's event. timings_ms and error: how it went, once it has ended.
+    progress: whether the caller asked for every step's event.
     """
 
     def __init__(
@@ -35,6 +33,7 @@ class EditStream:
         editor: DeploymentHandle[Any] | None,
         prepared: Call,
         deadline: Deadline,
+        one: Followed,
         *,
         progress: bool,
     ) -> None:
@@ -42,9 +41,8 @@ class EditStream:
         self._editor = editor and editor.options(stream=True)
         self._prepared = prepared
         self._deadline = deadline
+        self._followed = one
         self._progress = progress
-        self.timings_ms: dict[str, float] = {}
-        self.error: EditError | None = None
         self._shown: set[tuple[int, int]] = set()
         self._happened = self._watch()
 
@@ -62,8 +60,7 @@ class EditStream:
                     async for sent in self._sent(event):
                         yield sent
         except EditError as error:
-            logger.info("%d %s in a stream: %r", error.status, error.code, error.message)
-            self.error = error
+            self._followed.refused(error)
             yield ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR)
 
     async def _sent(self, event: Event | EditResult | None) -> AsyncGenerator[ServerSentEvent]:
@@ -77,7 +74,7 @@ class EditStream:
                 yield ServerSentEvent(picture, event=PartialImageEvent.model_fields["type"].default)
             case EditResult() | None:
                 completed = await answered(self._codec.completed.remote(self._prepared, event))
-                self.timings_ms |= completed.timings_ms
+                self._followed.took(completed.timings_ms)
                 for body in completed.bodies:
                     yield ServerSentEvent(body, event=CompletedEvent.model_fields["type"].default)
             case _:
@@ -115,10 +112,8 @@ class StreamResponse(EventSourceResponse):
 
     def __init__(self, stream: EditStream, held: AsyncExitStack, keep_alive_s: float, headers: dict[str, str]) -> None:
         super().__init__(stream.events(), ping=keep_alive_s, headers=headers)
-        self._stream = stream
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
             await super().__call__(scope, receive, send)
-        note_error(scope, self._stream.error)

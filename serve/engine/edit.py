@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from serve.engine.encoder import Encodings
+from serve.engine.trail import Trail
 from serve.engine.watch import Event, Watch
 from serve.errors import EditError, InternalError
 from serve.families.base import Plan
@@ -30,6 +31,7 @@ class Edit:
     deadline_s: when it must have ended, as `time.monotonic`. encoded: None until its rows can begin. The future stays
     pending until its end, so that its holder can cancel it at any time. `succeed`, `fail` or `confirm_cancelled` is
     called once, by whoever took the edit out of the engine. watch: told what happens on the way; None: nobody listens.
+    trail: keeps when that was; None: nobody reads it.
     """
 
     job: EditJob
@@ -41,6 +43,7 @@ class Edit:
     future: Future[EditResult] = field(default_factory=Future)
     encoded: Encoded | None = None
     watch: Watch | None = None
+    trail: Trail | None = None
     row_steps: int = 0
     _pictures: dict[int, Pixels] = field(default_factory=dict)
     _first_step_s: float = 0.0
@@ -57,7 +60,7 @@ class Edit:
         try:
             self.watch(event)
         except Exception:
-            log.exception("the watcher of request %s failed", self.job.request_id)
+            log.exception("the watcher of request %s failed", self.job.request_id, extra=_of(self.job.request_id))
             self.watch = None
 
     @property
@@ -120,5 +123,10 @@ def _for_the_caller(error: Exception, request_id: str) -> EditError:
     """A new error without a traceback, which would keep tensors alive and, in a batch, be shared between callers."""
     if isinstance(error, EditError):
         return error.rebuild(error.message, error.code, error.param, error.retry_after_s)
-    log.error("request %s failed", request_id, exc_info=error)
+    log.error("request %s failed", request_id, exc_info=error, extra=_of(request_id))
     return InternalError("the edit failed inside the server")
+
+
+def _of(request_id: str) -> dict[str, str]:
+    """Fields of a log line, of which the engine's own thread would know nothing."""
+    return {"request_id": request_id}

@@ -25,6 +25,7 @@ from serve.engine.profile import Profile
 from serve.engine.runner import Runner
 from serve.engine.scheduler import StepScheduler
 from serve.engine.steplog import StepLog
+from serve.engine.trail import Trail
 from serve.engine.watch import Watch
 from serve.engine.whole_requests import WholeRequests, equal_parameters, one_job
 from serve.errors import BackendUnavailable, InvalidRequest, Overloaded
@@ -142,12 +143,19 @@ class Engine:
             self._phase = _Phase.RUNNING
         self._thread.start()
 
-    def submit(self, job: EditJob, time_limit_s: float | None = None, watch: Watch | None = None) -> Future[EditResult]:
+    def submit(
+        self,
+        job: EditJob,
+        time_limit_s: float | None = None,
+        watch: Watch | None = None,
+        trail: Trail | None = None,
+    ) -> Future[EditResult]:
         """Queue a job. Its future ends once: with the result, an EditError, or cancelled.
 
         Its `cancel` ends the job: rows that wait leave the queue now, those in the batch at the next step boundary.
         time_limit_s: how long its caller will wait. A job that cannot end by then is not run: it is refused here or,
-        where that shows later, by its future. watch: told how the job goes, its place in the queue first.
+        where that shows later, by its future. watch: told how the job goes, its place in the queue first. trail: keeps
+        when it was where.
 
         Raises Overloaded when too many rows wait or the time is too short, InvalidRequest for a job that the device has
         no memory for, BackendUnavailable when the engine no longer takes work.
@@ -166,7 +174,9 @@ class Engine:
             place = self._forecast(rows, plan, now_s)
             self._refuse_too_late(place, time_limit_s)
             edit = self._ledger.enqueue(job, plan, rows, place)
-            edit.watch = watch
+            edit.watch, edit.trail = watch, trail
+            if trail is not None:
+                trail.submitted_s = now_s
             edit.tell(place)
             self._changed.notify()
         # The callback is given no edit, because whoever holds the future would keep the edit's pictures alive.

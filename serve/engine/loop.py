@@ -6,6 +6,7 @@ held up and a row that comes finds its place at the next step. Where there is no
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +21,7 @@ from serve.engine.ledger import Finished, Ledger, Step
 from serve.engine.profile import NEWEST, Profile
 from serve.engine.runner import Runner, RunnerCounters
 from serve.engine.steplog import StepLine, StepLog
+from serve.engine.trail import Period
 from serve.engine.watch import preview_steps
 from serve.errors import Overloaded
 from serve.families.base import Family, Sample
@@ -123,6 +125,8 @@ class Loop:
         answers = self.encoder.encode([edit.job for edit in edits])
         ended_s = time.monotonic()
         for edit, answer in zip(edits, answers, strict=True):
+            if edit.trail is not None:
+                edit.trail.encoded = (started_s, ended_s)
             if isinstance(answer, Exception):
                 self._fail(edit, answer)
             else:
@@ -151,6 +155,7 @@ class Loop:
         failures = self.runner.run([self.family.step(sample) for sample in step.samples], step.batch.rows)
         ended_s = time.monotonic()
         self._account(step, started_s, ended_s, self.runner.counters.out_of_memory > before.out_of_memory)
+        _keep(step, (started_s, ended_s))
         for edit, failure in zip(step.edits, failures, strict=True):
             if failure is not None:
                 self._fail(edit, failure)
@@ -238,6 +243,8 @@ class Loop:
         with self.changed:
             self.ledger.counters.decode_s += seconds
         for one, picture in zip(finished, pictures, strict=True):
+            if one.edit.trail is not None:
+                one.edit.trail.decoding((started_s, started_s + seconds))
             if isinstance(picture, Exception):
                 self._fail(one.edit, picture)
             else:
@@ -275,3 +282,10 @@ class Loop:
             dropped = self.ledger.drop(edit)
         if dropped:
             edit.fail(error)
+
+
+def _keep(step: Step, period: Period) -> None:
+    """For the jobs that are followed. A future that has ended is read at once, so this comes before any ends."""
+    for edit, rows in Counter(edit for edit in step.edits if edit.trail is not None).items():
+        assert edit.trail is not None
+        edit.trail.stepped(period, rows, len(step.batch.rows))

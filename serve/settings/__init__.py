@@ -22,6 +22,7 @@ from serve.settings.needs import gpus_wanted, object_store_bytes, refuse_missing
 from serve.settings.section import MIB
 from serve.settings.service import AuthSettings, IdempotencySettings, LimitSettings, LinkSettings, ServerSettings
 from serve.settings.storage import BUCKET_LIFETIME_S, StorageSettings
+from serve.settings.telemetry import sends_traces
 
 __all__ = [
     "BUCKET_LIFETIME_S",
@@ -52,5 +53,6 @@ __all__ = [
     "object_store_bytes",
     "refuse_missing_gpus",
     "refuse_open_server",
+    "sends_traces",
     "variables_of",
 ]

@@ -15,8 +15,8 @@ Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[A-Za-z0-9-]+(\.[A-Za-
 class ServerSettings(Section):
     """Where the HTTP server listens. public_url: what links in answers start with; empty: the host the caller used.
 
-    keep_alive_s: between two signs of life in a stream that has nothing to tell. cache_folder: keeps what was measured
-    of the models from one start to the next.
+    log_format: of the lines in Ray Serve's log files. keep_alive_s: between two signs of life in a stream that has
+    nothing to tell. cache_folder: keeps what was measured of the models from one start to the next.
     """
 
     host: str = "127.0.0.1"
@@ -26,6 +26,7 @@ class ServerSettings(Section):
     codec_replicas: int = Field(default=1, ge=1)
     codec_threads: int = Field(default=2, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
     keep_alive_s: float = Field(default=15.0, gt=0)
     cache_folder: Path = Path(tempfile.gettempdir()) / "retouch-cache"
 

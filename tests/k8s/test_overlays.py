@@ -10,7 +10,7 @@ from ray import __version__ as ray_version
 
 from tests.k8s import application
 from tests.k8s.faults import faults
-from tests.k8s.rendering import K8S, OVERLAYS, of_kind, render, with_component
+from tests.k8s.rendering import K8S, OVERLAYS, Manifest, of_kind, pod_templates, render, with_component
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -49,6 +49,17 @@ def test_another_configuration_is_another_cluster(overlay: str, tmp_path: Path) 
     assert after["spec"]["rayClusterConfig"] != before["spec"]["rayClusterConfig"]
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_traces_are_sent_from_every_pod_of_ray_once_they_have_an_endpoint(overlay: str, tmp_path: Path) -> None:
+    copied = _copy(overlay, tmp_path)
+    values = (copied / "values.yaml").read_text()
+    assert set(_endpoints(render(copied)).values()) == {""}
+    (copied / "values.yaml").write_text(values.replace('tracesEndpoint: ""', "tracesEndpoint: http://collector:4318"))
+    endpoints = _endpoints(render(copied))
+    assert {"head", "cpu"} <= set(endpoints)
+    assert set(endpoints.values()) == {"http://collector:4318"}
+
+
 def test_the_version_of_ray_is_the_one_that_is_tested() -> None:
     (service,) = of_kind(render(K8S / "overlays" / "cpu-demo"), "RayService")
     assert service["spec"]["rayClusterConfig"]["rayVersion"] == ray_version
@@ -83,6 +94,16 @@ def test_what_the_build_of_engines_needs_is_applied_by_one_label() -> None:
         if one["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "engines"
     }
     assert labelled == {"ConfigMap", "CronJob", "PersistentVolumeClaim"}
+
+
+def _endpoints(manifests: list[Manifest]) -> dict[str, str]:
+    """Of the collector, by the kind of Ray's pods, from the ConfigMaps that their first container reads."""
+    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(manifests, "ConfigMap")}
+    found: dict[str, str] = {}
+    for name, template in pod_templates(of_kind(manifests, "RayService")).items():
+        sources = [source.get("configMapRef") for source in template["spec"]["containers"][0]["envFrom"]]
+        found[name] = next(maps[one["name"]]["OTEL_EXPORTER_OTLP_ENDPOINT"] for one in sources if one)
+    return found
 
 
 def _copy(overlay: str, folder: Path) -> Path:

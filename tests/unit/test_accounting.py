@@ -18,7 +18,7 @@ from benchmarks.accounting.faults import Kill, by_replica, logged_ends
 from benchmarks.accounting.report import Solo, Storm, accounted, markdown, reported
 from benchmarks.accounting.requests import Ask, Sound, asks, malformed_requests, sound_requests
 from benchmarks.scrape import Scrape
-from serve.deployments.http import error_response
+from serve.deployments.envelopes import error_response
 from serve.errors import BackendUnavailable, EditError, InternalError, Overloaded
 from serve.families import facts_of
 from serve.prepare import Origin, prepare, read
@@ -32,9 +32,9 @@ RIGHT = b'{"data": [{"b64_json": "AAAA"}]}'
 ASK = Ask(0, "stay", 0, b"{}", row_steps=3)
 SOLO = Solo(pictures={0: hashlib.sha256(b"AAAA").hexdigest()}, row_steps=3, owed=3, wasted=0)
 LOG = """\
-INFO 2026-11-23 09:19:00,502 retouch_ingress fdm1moaw storm-1 -- 200 model=small took_s=0.237 caller=[null, null]
-INFO 2026-11-23 09:19:00,721 retouch_ingress fdm1moaw storm-2 -- 429 server_overloaded ["/v1/images/edits", "200 wait"]
-INFO 2026-11-23 09:19:01,000 retouch_ingress fdm1moaw storm-2 -- 200 model=small took_s=0.2 caller=["-- 200", null]
+INFO 2026-11-23 09:19:00,502 retouch_ingress fdm1moaw storm-1 -- answered status=200 took_s=0.237 caller=[null, null]
+INFO 2026-11-23 09:19:00,721 retouch_ingress fdm1moaw storm-2 -- refused status=429 code=x why="200 wait"
+INFO 2026-11-23 09:19:01,000 retouch_ingress fdm1moaw storm-2 -- answered status=200 caller=["-- answered status=1 "]
 INFO 2026-11-23 09:19:02,783 retouch_ingress fdm1moaw -- Drained ongoing requests; shutting down servers.
 WARNING 2026-11-23 09:19:02,784 retouch_ingress fdm1moaw storm-3 -- a replica was lost: 500
 """

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from serve.deployments.bodies import BodyBudget
 from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.deadline import TIME_LIMIT_HEADERS, Deadline, time_limit_s
-from serve.deployments.http import error_response
+from serve.deployments.envelopes import error_response
 from serve.errors import BackendUnavailable, InvalidImage, InvalidRequest, Overloaded, RequestTimeout
 from serve.settings import LimitSettings
 

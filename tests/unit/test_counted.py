@@ -11,7 +11,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from sse_starlette import ServerSentEvent
 from starlette.types import Message
 
-from serve.deployments.counted import Counted, count
+from serve.deployments.followed import Followed, followed
 from serve.deployments.http import Edge, install_error_handlers
 from serve.deployments.streams import EditStream, StreamResponse
 from serve.errors import BackendUnavailable, EditError, InvalidRequest
@@ -24,12 +24,15 @@ Route = Callable[[Request], Awaitable[Response]]
 class Stream:
     """What `StreamResponse` asks of an `EditStream`. error: its end, after one event."""
 
-    def __init__(self, error: EditError | None, goes_on: bool = False) -> None:
-        self.error = error
+    def __init__(self, one: Followed, error: EditError | None = None, goes_on: bool = False) -> None:
+        self._one = one
+        self._error = error
         self._goes_on = goes_on
 
     async def events(self) -> AsyncGenerator[ServerSentEvent]:
         yield ServerSentEvent("event")
+        if self._error:
+            self._one.refused(self._error)
         if self._goes_on:
             await asyncio.Event().wait()
 
@@ -39,15 +42,14 @@ def application(counts: RequestCounts, route: Route, *, valid: bool = True) -> F
     api = FastAPI()
     install_error_handlers(api)
     api.add_middleware(Edge)
-    api.add_middleware(Counted)
 
     async def counted(request: Request) -> Response:
-        opened = counts.begin()
-        count(request.scope, opened)
+        one = followed(request)
+        one.counted = counts.begin()
         await request.body()
         if valid:
-            opened.accepted("m", 2)
-        opened.took({"queue": 1500.0, "denoise": 20.0})
+            one.accepted("m", 2)
+        one.took({"queue": 1500.0, "denoise": 20.0})
         return await route(request)
 
     api.add_api_route("/edit", counted, methods=["POST"], response_model=None)
@@ -153,8 +155,8 @@ async def test_a_refusal_is_counted_by_its_status_and_code_and_takes_no_time(
 async def test_a_stream_that_succeeds_is_an_edit_that_succeeds() -> None:
     counts = RequestCounts(["m"])
 
-    async def route(_: Request) -> Response:
-        return stream_of(Stream(None))
+    async def route(request: Request) -> Response:
+        return stream_of(Stream(followed(request)))
 
     await posted(application(counts, route))
     found = values(counts)
@@ -164,8 +166,8 @@ async def test_a_stream_that_succeeds_is_an_edit_that_succeeds() -> None:
 async def test_an_error_within_a_stream_is_counted_as_the_answer() -> None:
     counts = RequestCounts(["m"])
 
-    async def route(_: Request) -> Response:
-        return stream_of(Stream(StorageFull("full")))
+    async def route(request: Request) -> Response:
+        return stream_of(Stream(followed(request), StorageFull("full")))
 
     assert (await posted(application(counts, route))).status_code == 200
     found = values(counts)
@@ -176,8 +178,8 @@ async def test_an_error_within_a_stream_is_counted_as_the_answer() -> None:
 async def test_a_client_that_leaves_its_stream_is_counted_as_such() -> None:
     counts = RequestCounts(["m"])
 
-    async def route(_: Request) -> Response:
-        return stream_of(Stream(None, goes_on=True))
+    async def route(request: Request) -> Response:
+        return stream_of(Stream(followed(request), goes_on=True))
 
     await left(application(counts, route), asyncio.Event())
     found = values(counts)
