@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -40,6 +40,27 @@ async def answered(call: Call, *before: Call) -> Any:
     except (RayError, RayServeException) as error:
         raise _lost_or_bug(error) from error
     return succeeded(result)
+
+
+async def taken(call: Call, unless: Coroutine[Any, Any, None]) -> bool:
+    """Whether a replica has got the call before the other has ended. A call that none has got is cancelled."""
+    # What `await call` begins with; nothing else tells a call that waits from one that runs.
+    placed = asyncio.ensure_future(call._fetch_future_result_async())  # pyright: ignore[reportPrivateUsage]
+    ended = asyncio.ensure_future(unless)
+    try:
+        await asyncio.wait((placed, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not placed.done():
+            call.cancel()
+            return False
+        await placed
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    except (RayError, RayServeException) as error:
+        raise _lost_or_bug(error) from error
+    finally:
+        ended.cancel()
+    return True
 
 
 async def told(call: Call) -> AsyncGenerator[Any]:

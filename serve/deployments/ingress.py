@@ -31,6 +31,7 @@ from serve.deployments.description import (
     described,
 )
 from serve.deployments.door import Door
+from serve.deployments.editors import Editors
 from serve.deployments.edits import Edits
 from serve.deployments.engines import Engines
 from serve.deployments.heap import return_pictures_at_once
@@ -115,11 +116,11 @@ class Ingress:
             for model in sorted(settings.models, key=lambda model: model is not settings.model(""))  # the default first
         }
         self._codec = codec
-        self._editors = editors
+        self._editors = Editors(editors)
         self._runs = runs
         steady = {model.id: editors[model.id] for model in settings.models if model.replicas.min}
         self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {}), **steady}
-        self._edits = Edits(codec, editors)
+        self._edits = Edits(codec, self._editors)
         self._door = Door(settings.auth, quotas)
         self._store = open_storage(settings.storage)
         self._bodies = BodyBudget(settings.limits)
@@ -255,5 +256,5 @@ class Ingress:
         """Raises InvalidRequest where the caller wants what no stream can be."""
         if idempotency_key(request.headers):
             raise InvalidRequest(f"the header {KEY_HEADER} is of plain answers; a stream cannot be answered again")
-        editor = self._editors[ticket.model] if ticket.draws else None
-        return EditStream(self._codec, editor, prepared, deadline, progress=progress)
+        drawn_by = (self._editors, ticket.model) if ticket.draws else None
+        return EditStream(self._codec, drawn_by, prepared, deadline, progress=progress)

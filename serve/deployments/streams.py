@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.deployments.calls import Call, ReplicaLost, answered, told
 from serve.deployments.deadline import SHOWN_CHARACTERS, Deadline
+from serve.deployments.editors import Editors
 from serve.engine.watch import Event
 from serve.errors import EditError, InvalidRequest
 from serve.schema import CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
@@ -23,7 +24,7 @@ PROGRESS_HEADER = "x-progress"
 
 
 class EditStream:
-    """One edit that is watched. editor: its model's, or None where nothing is left to draw.
+    """One edit that is watched. drawn_by: editors and its model; None where nothing is left to draw.
 
     progress: whether the caller asked for every step's event.
     """
@@ -31,14 +32,14 @@ class EditStream:
     def __init__(
         self,
         codec: DeploymentHandle[Any],
-        editor: DeploymentHandle[Any] | None,
+        drawn_by: tuple[Editors, str] | None,
         prepared: Call,
         deadline: Deadline,
         *,
         progress: bool,
     ) -> None:
         self._codec = codec
-        self._editor = editor and editor.options(stream=True)
+        self._drawn_by = drawn_by
         self._prepared = prepared
         self._deadline = deadline
         self._progress = progress
@@ -79,21 +80,25 @@ class EditStream:
 
     async def _watch(self) -> AsyncGenerator[Event | EditResult | None]:
         """Once more on another replica where one has died: the same seed draws the same."""
-        if self._editor is None:
+        if self._drawn_by is None:
             yield QueuePlace(0, 0.0)
             yield None
             return
         try:
-            async with aclosing(self._drawn(self._editor)) as happened:
+            async with aclosing(self._drawn(*self._drawn_by)) as happened:
                 async for event in happened:
                     yield event
         except ReplicaLost:
-            async with aclosing(self._drawn(self._editor)) as happened:
+            async with aclosing(self._drawn(*self._drawn_by)) as happened:
                 async for event in happened:
                     yield event
 
-    def _drawn(self, editor: DeploymentHandle[Any]) -> AsyncGenerator[Event | EditResult]:
-        return told(editor.watch.remote(self._prepared, self._deadline.left_s()))
+    async def _drawn(self, editors: Editors, model: str) -> AsyncGenerator[Event | EditResult]:
+        call = editors.of(model).options(stream=True).watch.remote(self._prepared, self._deadline.left_s())
+        await editors.taken(model, call)
+        async with aclosing(told(call)) as happened:
+            async for event in happened:
+                yield event
 
 
 def wants_progress(headers: Headers) -> bool:
