@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ray.exceptions import RayError, RayTaskError
+from ray.experimental import get_local_object_locations
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
 
@@ -61,6 +62,23 @@ async def taken(call: Call, unless: Coroutine[Any, Any, None]) -> bool:
     finally:
         ended.cancel()
     return True
+
+
+async def intact(call: Call) -> None:
+    """Until a call has ended whose answer another is to be given. The answer stays where it is, unless it is small.
+
+    Raises ReplicaLost where there is none. Ray would send the other again and again, without end, where the reason is a
+    replica that cannot be reached: it takes that for the other's own.
+    """
+    try:
+        answer = await cast(DeploymentResponse[Any], call)._to_object_ref()  # pyright: ignore[reportPrivateUsage]
+        if not get_local_object_locations([answer])[answer]["node_ids"]:  # it is small, or an error
+            await answer
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    except (RayError, RayServeException) as error:
+        raise _lost_or_bug(error) from error
 
 
 async def told(call: Call) -> AsyncGenerator[Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from serve.deployments.calls import Call, ReplicaLost, answered
+from serve.deployments.calls import Call, ReplicaLost, answered, intact
 from serve.deployments.deadline import Deadline
 from serve.deployments.editors import Editors
 from serve.deployments.messages import Answer, Prepared, Ticket
@@ -31,4 +31,5 @@ class Edits:
             return await answered(self._codec.finish.remote(prepared, None, base_url))
         edited = self._editors.of(ticket.model).edit.remote(prepared, deadline.left_s())
         await self._editors.taken(ticket.model, edited)
+        await intact(edited)
         return await answered(self._codec.finish.remote(prepared, edited, base_url), edited)

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.auth import Principal
 from serve.deployments.bodies import BodyBudget
-from serve.deployments.calls import RESTART_S, Call, answered
+from serve.deployments.calls import RESTART_S, Call, answered, intact
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import (
     ANYWHERE,
@@ -238,6 +238,7 @@ class Ingress:
         origin = Origin(request.state.request_id, principal, fingerprint=claims(request.headers), idempotency_key=key)
         async with self._bodies.read(request) as body:
             prepared = self._codec.prepare.remote(body, origin)
+            await intact(prepared)
             return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
 
     async def _answer(
