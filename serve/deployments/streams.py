@@ -15,11 +15,10 @@ from serve.deployments.deadline import SHOWN_CHARACTERS, Deadline
 from serve.deployments.editors import Editors
 from serve.engine.watch import Event
 from serve.errors import EditError, InvalidRequest
-from serve.schema import CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
+from serve.schema import ERROR_EVENT, CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
 from serve.types import EditResult, Preview, Progress, QueuePlace
 
 logger = logging.getLogger(__name__)
-ERROR = "error"
 PROGRESS_HEADER = "x-progress"
 
 
@@ -61,7 +60,7 @@ class EditStream:
                         yield sent
         except EditError as error:
             logger.info("%d %s in a stream: %r", error.status, error.code, error.message)
-            yield ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR)
+            yield ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR_EVENT)
 
     async def _sent(self, event: Event | EditResult | None) -> AsyncGenerator[ServerSentEvent]:
         match event:
