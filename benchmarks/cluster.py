@@ -22,7 +22,8 @@ import httpx
 import psutil
 
 from benchmarks.errors import NoServer
-from benchmarks.server import free_port
+from benchmarks.nodes import DONE
+from benchmarks.server import command_line, free_port
 
 APPLICATION = "retouch"
 ROUTE = "/api/serve/applications/"
@@ -55,22 +56,31 @@ class Replica:
 
 
 class Nodes:
-    """pid: of the process whose descendants the nodes are. dashboard: the URL of Ray's REST API. token: that it wants,
-    if any."""
+    """pid: of the process whose descendants the nodes are. dashboard: the URL of Ray's REST API. token: that it wants.
 
-    def __init__(self, process: subprocess.Popen[str], dashboard: str, token: str) -> None:
+    ids: of the nodes, by the names that they were added with. head: fields that make a node the one with the dashboard.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], dashboard_port: int, token: str) -> None:
         self._process = process
         self.pid = process.pid
-        self.dashboard = dashboard
+        self.dashboard = f"http://127.0.0.1:{dashboard_port}"
+        self.head: dict[str, Any] = {
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_port": dashboard_port,
+        }
+        self.ids: dict[str, str] = {}
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=dashboard, headers=headers, timeout=30, trust_env=False)
+        self._http = httpx.Client(base_url=self.dashboard, headers=headers, timeout=30, trust_env=False)
 
     def add(self, name: str, **fields: Any) -> None:
-        self._ask("add", name, {"object_store_memory": STORE_BYTES, **fields})
+        self.ids[name] = self._ask("add", name, {"object_store_memory": STORE_BYTES, **fields})
 
     def remove(self, name: str) -> None:
         """End all processes of the node by SIGKILL."""
         self._ask("remove", name)
+        del self.ids[name]
 
     def kill_gcs(self) -> None:
         self._ask("kill_gcs")
@@ -116,17 +126,19 @@ class Nodes:
                 raise NoServer(f"the application did not run within {within_s:g} s: {json.dumps(self.application())}")
             time.sleep(POLL_S)
 
-    def processes(self) -> list[psutil.Process]:
-        return psutil.Process(self.pid).children(recursive=True)
+    def processes(self, title: str = "") -> list[psutil.Process]:
+        """Those whose title begins with that."""
+        found = psutil.Process(self.pid).children(recursive=True)
+        return [one for one in found if " ".join(command_line(one)).startswith(title)]
 
-    def _ask(self, *command: object) -> None:
+    def _ask(self, *command: object) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
-        while line := self._process.stdout.readline():  # Ray prints as well
-            if line == "done\n":
-                return
+        while line := self._process.stdout.readline():
+            if line.startswith(DONE):
+                return json.loads(line.removeprefix(DONE))
         raise NoServer(f"the nodes ended at {command}")
 
 
@@ -135,8 +147,6 @@ def cluster(
     nodes: Mapping[str, Fields], environment: Mapping[str, str] = ENVIRONMENT, token: str = ""
 ) -> Generator[Nodes]:
     """nodes: by name; the first is the head. environment: beside this process' own, for all of Ray's."""
-    port = free_port()
-    served = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.nodes"],
         env={**os.environ, **environment},
@@ -144,10 +154,10 @@ def cluster(
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        running = Nodes(process, f"http://127.0.0.1:{port}", token)
+        running = Nodes(process, free_port(), token)
         try:
             for number, (name, fields) in enumerate(nodes.items()):
-                running.add(name, **fields, **({} if number else served))
+                running.add(name, **fields, **({} if number else running.head))
             yield running
         finally:
             process.communicate(timeout=STOP_TIMEOUT_S)

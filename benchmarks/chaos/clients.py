@@ -7,6 +7,7 @@ the rule of OpenAI's clients, but more often.
 """
 
 import asyncio
+import base64
 import hashlib
 import itertools
 import time
@@ -19,7 +20,7 @@ from uuid import uuid4
 import aiohttp
 from pydantic_core import from_json
 
-from benchmarks.accounting.ends import EDITS, KINDS, verdict
+from benchmarks.accounting.ends import EDITS, verdict
 from benchmarks.accounting.requests import Ask, Sound
 from benchmarks.wire import KEEPALIVE_S
 
@@ -33,9 +34,9 @@ MOST_RETRY_AFTER_S = 60.0
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 
 Kind = Literal["right", "wrong", "retryable", "unclean", "cut", "hung"]
-Way = Literal["plain", "retried", "keyed", "streamed"]
-WAYS: tuple[Way, ...] = ("plain", "retried", "keyed", "streamed")
-assert "answered" in KINDS
+Way = Literal["plain", "retried", "keyed", "streamed", "linked"]
+WAYS: tuple[Way, ...] = ("plain", "retried", "keyed", "streamed", "linked")
+"""`retried` counts its tries in OpenAI's header, `keyed` has an idempotency key, `linked` fetches pictures by URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,25 @@ class Clients:
         body = self._sound[number].body
         if way == "streamed":
             body = body.removesuffix(b"}") + b', "stream": true}'
+        elif way == "linked":
+            body = body.replace(b'"b64_json"', b'"url"')
         sent = {"content-type": "application/json", "x-request-id": request_id, **headers}
         async with self._session.post(self._url, data=body, headers=sent) as response:
             content = await response.read()
+            if way == "linked" and response.status == 200:
+                return await self._fetched([item["url"] for item in from_json(content)["data"]])
             return _said(number, request_id, response.status, response.headers, content)
+
+    async def _fetched(self, urls: Sequence[str]) -> "_Said":
+        pictures: list[str] = []
+        for url in urls:
+            request_id = uuid4().hex
+            async with self._session.get(url, headers={"x-request-id": request_id}) as response:
+                content = await response.read()
+            if response.status != 200:
+                return _said(0, request_id, response.status, response.headers, content)
+            pictures.append(base64.b64encode(content).decode())
+        return _Said("right", 200, digest=_digest(pictures))
 
 
 @asynccontextmanager
@@ -191,7 +207,12 @@ def _streamed(content: bytes) -> _Said:
             pictures.append(event["b64_json"])
     if not pictures:
         return _Said("unclean", 200, "a stream without an end")
-    return _Said("right", 200, digest=hashlib.sha256("\n".join(pictures).encode()).hexdigest())
+    return _Said("right", 200, digest=_digest(pictures))
+
+
+def _digest(pictures: Sequence[str]) -> str:
+    """As that of a verdict."""
+    return hashlib.sha256("\n".join(pictures).encode()).hexdigest()
 
 
 def _events(content: bytes) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.accounting.requests import sound_requests
 from benchmarks.chaos.clients import Request, clients
-from benchmarks.server import command_line
 from tests.cluster.conftest import WORKER, Deployed, deployed
 from tests.http.api import EDITS, drawing_request, files, refusal
 from tests.waiting import eventually
@@ -50,7 +49,7 @@ def test_replicas_are_spread_over_the_nodes(served: Deployed) -> None:
 
 
 def test_every_node_answers(served: Deployed) -> None:
-    proxies = {one.pid: one for one in served.nodes.processes() if command_line(one)[:1] == ["ray::ProxyActor"]}
+    proxies = {one.pid: one for one in served.nodes.processes("ray::ProxyActor")}
     assert len(proxies) == 3
     answered: set[int] = set()
 
