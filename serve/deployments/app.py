@@ -47,6 +47,9 @@ HEALTH_CHECK_S = 2.0
 STOP_MARGIN_S = 10.0
 CLUSTERS = {frozenset({"host", "port"}): "http_options", frozenset({"log_format"}): "logging_config"}
 """Keys of our section `server`, and where a Serve config has them."""
+ONE_MORE = 1
+"""Percent, which Ray Serve rounds up to a replica: given another configuration it starts one before it stops one, and
+what cannot start ends nothing that serves."""
 
 
 def application(settings: Settings) -> ray_serve.Application:
@@ -60,6 +63,7 @@ def application(settings: Settings) -> ray_serve.Application:
     codec = ray_serve.deployment(
         name="codec",
         num_replicas=settings.server.codec_replicas,
+        max_surge_percent=ONE_MORE,
         max_ongoing_requests=in_flight,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": CODEC_CPUS},
@@ -67,6 +71,7 @@ def application(settings: Settings) -> ray_serve.Application:
     ingress = ray_serve.deployment(
         name="ingress",
         num_replicas=settings.server.ingress_replicas,
+        max_surge_percent=ONE_MORE,
         max_ongoing_requests=2 * in_flight,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
@@ -141,6 +146,9 @@ def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
     return ray_serve.deployment(
         name="editor-" + re.sub(r"[^A-Za-z0-9]+", "-", model.id).lower(),
         **_scale(model, settings),
+        max_surge_percent=0
+        if model.num_gpus
+        else ONE_MORE,  # there is seldom a GPU to spare, and it would wait for one
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
@@ -161,6 +169,7 @@ def _single(name: str, settings: Settings) -> Any:
     return ray_serve.deployment(
         name=name,
         num_replicas=1,
+        max_surge_percent=ONE_MORE,
         max_ongoing_requests=2 * settings.limits.requests_in_flight * settings.server.ingress_replicas,
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=_grace_s(settings),

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ray.exceptions import RayError, RayTaskError
+from ray.experimental import get_local_object_locations
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
 
@@ -40,6 +41,44 @@ async def answered(call: Call, *before: Call) -> Any:
     except (RayError, RayServeException) as error:
         raise _lost_or_bug(error) from error
     return succeeded(result)
+
+
+async def taken(call: Call, unless: Coroutine[Any, Any, None]) -> bool:
+    """Whether a replica has got the call before the other has ended. A call that none has got is cancelled."""
+    # What `await call` begins with; nothing else tells a call that waits from one that runs.
+    placed = asyncio.ensure_future(call._fetch_future_result_async())  # pyright: ignore[reportPrivateUsage]
+    ended = asyncio.ensure_future(unless)
+    try:
+        await asyncio.wait((placed, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not placed.done():
+            call.cancel()
+            return False
+        await placed
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    except (RayError, RayServeException) as error:
+        raise _lost_or_bug(error) from error
+    finally:
+        ended.cancel()
+    return True
+
+
+async def intact(call: Call) -> None:
+    """Until a call has ended whose answer another is to be given. The answer stays where it is, unless it is small.
+
+    Raises ReplicaLost where there is none. Ray would send the other again and again, without end, where the reason is a
+    replica that cannot be reached: it takes that for the other's own.
+    """
+    try:
+        answer = await cast(DeploymentResponse[Any], call)._to_object_ref()  # pyright: ignore[reportPrivateUsage]
+        if not get_local_object_locations([answer])[answer]["node_ids"]:  # it is small, or an error
+            await answer
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    except (RayError, RayServeException) as error:
+        raise _lost_or_bug(error) from error
 
 
 async def told(call: Call) -> AsyncGenerator[Any]:

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from serve import errors
 from serve.deployments.deadline import TIME_LIMIT_HEADERS
 from serve.deployments.runbook import KEY_HEADER
-from serve.deployments.streams import ERROR, PROGRESS_HEADER
+from serve.deployments.streams import PROGRESS_HEADER
 from serve.errors import EditError
 from serve.schema import (
+    ERROR_EVENT,
     CompletedEvent,
     EditResponse,
     ErrorBody,
@@ -155,7 +156,7 @@ _EVENTS: Document = {
     "image, or `error`; comments in between keep the connection alive.",
     "oneOf": [
         *(_picture_event(kind) for kind in (PartialImageEvent, ProgressEvent, CompletedEvent)),
-        _event(ERROR, {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}),
+        _event(ERROR_EVENT, {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}),
     ],
 }
 

@@ -1,22 +1,19 @@
 """The way of one edit through the other deployments, for whoever answers it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from serve.deployments.calls import Call, ReplicaLost, answered
+from serve.deployments.calls import Call, ReplicaLost, answered, intact
 from serve.deployments.deadline import Deadline
+from serve.deployments.editors import Editors
 from serve.deployments.messages import Answer, Prepared, Ticket
 
 
 class Edits:
-    """Pixels never pass through here: responses are handed on to the next call, and not awaited.
+    """Pixels never pass through here: responses are handed on to the next call, and not awaited."""
 
-    editors: by the id of their model.
-    """
-
-    def __init__(self, codec: DeploymentHandle[Any], editors: Mapping[str, DeploymentHandle[Any]]) -> None:
+    def __init__(self, codec: DeploymentHandle[Any], editors: Editors) -> None:
         self._codec = codec
         self._editors = editors
 
@@ -32,5 +29,7 @@ class Edits:
     ) -> Answer:
         if not ticket.draws:
             return await answered(self._codec.finish.remote(prepared, None, base_url))
-        edited = self._editors[ticket.model].edit.remote(prepared, deadline.left_s())
+        edited = self._editors.of(ticket.model).edit.remote(prepared, deadline.left_s())
+        await self._editors.taken(ticket.model, edited)
+        await intact(edited)
         return await answered(self._codec.finish.remote(prepared, edited, base_url), edited)

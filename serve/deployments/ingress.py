@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.auth import Principal
 from serve.deployments.bodies import BodyBudget
-from serve.deployments.calls import RESTART_S, Call, answered
+from serve.deployments.calls import RESTART_S, Call, answered, intact
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import (
     ANYWHERE,
@@ -30,6 +30,7 @@ from serve.deployments.description import (
     described,
 )
 from serve.deployments.door import Door
+from serve.deployments.editors import Editors
 from serve.deployments.edits import Edits
 from serve.deployments.engines import Engines
 from serve.deployments.fleet import Fleet
@@ -111,11 +112,11 @@ class Ingress:
             for model in sorted(settings.models, key=lambda model: model is not settings.model(""))  # the default first
         }
         self._codec = codec
-        self._editors = editors
+        self._editors = Editors(editors)
         self._runs = runs
         steady = {model.id: editors[model.id] for model in settings.models if model.replicas.min}
         self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {}), **steady}
-        self._edits = Edits(codec, editors)
+        self._edits = Edits(codec, self._editors)
         self._door = Door(settings.auth, quotas)
         self._store = open_storage(settings.storage)
         self._bodies = BodyBudget(settings.limits)
@@ -255,6 +256,7 @@ class Ingress:
         origin = Origin(request_id, principal, claims(request.headers), idempotency_key=key, trace=trace)
         async with self._bodies.read(request) as body:
             prepared = self._codec.prepare.remote(body, origin)
+            await intact(prepared)
             return prepared, await answered(self._codec.ticket.remote(prepared), prepared)
 
     async def _answer(
@@ -273,5 +275,5 @@ class Ingress:
         """Raises InvalidRequest where the caller wants what no stream can be."""
         if idempotency_key(request.headers):
             raise InvalidRequest(f"the header {KEY_HEADER} is of plain answers; a stream cannot be answered again")
-        editor = self._editors[ticket.model] if ticket.draws else None
-        return EditStream(self._codec, editor, prepared, deadline, followed(request), progress=progress)
+        drawn_by = (self._editors, ticket.model) if ticket.draws else None
+        return EditStream(self._codec, drawn_by, prepared, deadline, followed(request), progress=progress)

@@ -8,6 +8,7 @@ import os
 import re
 from uuid import uuid4
 
+from sse_starlette import ServerSentEvent
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.deployments.envelopes import error_response
 from serve.deployments.logs import adopt_serve_logging, follow, say
 from serve.errors import BackendUnavailable, EditError, Overloaded, RequestTimeout
+from serve.schema import ERROR_EVENT, ErrorBody
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 RETRY_AFTER_S = 5.0
@@ -47,7 +49,8 @@ def middlewares() -> list[Middleware]:
 class ProxyEdge:
     """ASGI layer. Ray's proxy answers in plain text, our application never does: that tells the two apart.
 
-    Where the application's process dies with a request in it, the proxy sends nothing at all.
+    Where the application's process dies with a request in it, the proxy sends nothing at all, and of a stream that has
+    begun nothing more.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -58,7 +61,7 @@ class ProxyEdge:
             return await self._app(scope, receive, send)
         headers = [(name, _readable(name, value)) for name, value in scope["headers"] if _passes(name, value)]
         scope = {**scope, "headers": headers}
-        started = replaced = left = False
+        started = replaced = left = streams = False
 
         async def receive_noting() -> Message:
             nonlocal left
@@ -67,8 +70,12 @@ class ProxyEdge:
             return message
 
         async def send_enveloped(message: Message) -> None:
-            nonlocal started, replaced
+            nonlocal started, replaced, streams
             started = True
+            if message["type"] == "http.response.start":
+                streams = _media_type(message).startswith("text/event-stream")
+            elif not message.get("more_body", False):
+                streams = False
             if message["type"] == "http.response.start" and _is_rays_error(message):
                 replaced = True
                 request_id = Headers(raw=message["headers"]).get("x-request-id", "")
@@ -77,6 +84,8 @@ class ProxyEdge:
                 await send(message)
 
         await self._app(scope, receive_noting, send_enveloped)
+        if streams and not left:
+            await send({"type": "http.response.body", "body": _last_event(_translated(500)), "more_body": False})
         if not started and not left:
             request_id = Headers(raw=headers).get("x-request-id") or uuid4().hex
             await _refuse(_translated(500), request_id, scope, receive, send)
@@ -100,8 +109,16 @@ def _readable(name: bytes, value: bytes) -> bytes:
 
 
 def _is_rays_error(start: Message) -> bool:
-    media_type = Headers(raw=start["headers"]).get("content-type", "")
-    return start["status"] >= 400 and not media_type.startswith("application/json")
+    return start["status"] >= 400 and not _media_type(start).startswith("application/json")
+
+
+def _media_type(start: Message) -> str:
+    return Headers(raw=start["headers"]).get("content-type", "")
+
+
+def _last_event(error: EditError) -> bytes:
+    """What comes first in it ends the line that was perhaps begun."""
+    return b"\r\n\r\n" + ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR_EVENT).encode()
 
 
 def _translated(status: int) -> EditError:

@@ -7,6 +7,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.deployments.calls import refusals_as_results, succeeded
 from serve.deployments.deadline import Deadline
+from serve.deployments.editors import Editors
 from serve.deployments.edits import Edits
 from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.logs import adopt_serve_logging
@@ -25,7 +26,7 @@ class Runs:
     ) -> None:
         adopt_serve_logging(settings.server.log_level)
         return_pictures_at_once()
-        self._edits = Edits(codec, editors)
+        self._edits = Edits(codec, Editors(editors))
         kept = settings.idempotency
         self._book = RunBook[Answer](kept.lifetime_s, kept.max_bytes, lambda answer: len(answer.body))
 

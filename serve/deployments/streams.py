@@ -12,17 +12,17 @@ from starlette.types import Receive, Scope, Send
 from serve.deployments.calls import Call, ReplicaLost, answered, told
 from serve.deployments.deadline import SHOWN_CHARACTERS, Deadline
 from serve.deployments.followed import Followed
+from serve.deployments.editors import Editors
 from serve.engine.watch import Event
 from serve.errors import EditError, InvalidRequest
-from serve.schema import CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
+from serve.schema import ERROR_EVENT, CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
 from serve.types import EditResult, Preview, Progress, QueuePlace
 
-ERROR = "error"
 PROGRESS_HEADER = "x-progress"
 
 
 class EditStream:
-    """One edit that is watched. editor: its model's, or None where nothing is left to draw. one: its request.
+    """One edit that is watched. drawn_by: editors and its model; None where nothing is left to draw. one: its request.
 
     progress: whether the caller asked for every step's event.
     """
@@ -30,7 +30,7 @@ class EditStream:
     def __init__(
         self,
         codec: DeploymentHandle[Any],
-        editor: DeploymentHandle[Any] | None,
+        drawn_by: tuple[Editors, str] | None,
         prepared: Call,
         deadline: Deadline,
         one: Followed,
@@ -38,7 +38,7 @@ class EditStream:
         progress: bool,
     ) -> None:
         self._codec = codec
-        self._editor = editor and editor.options(stream=True)
+        self._drawn_by = drawn_by
         self._prepared = prepared
         self._deadline = deadline
         self._followed = one
@@ -61,7 +61,7 @@ class EditStream:
                         yield sent
         except EditError as error:
             self._followed.refused(error)
-            yield ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR)
+            yield ServerSentEvent(ErrorBody.of(error).model_dump_json(), event=ERROR_EVENT)
 
     async def _sent(self, event: Event | EditResult | None) -> AsyncGenerator[ServerSentEvent]:
         match event:
@@ -82,21 +82,25 @@ class EditStream:
 
     async def _watch(self) -> AsyncGenerator[Event | EditResult | None]:
         """Once more on another replica where one has died: the same seed draws the same."""
-        if self._editor is None:
+        if self._drawn_by is None:
             yield QueuePlace(0, 0.0)
             yield None
             return
         try:
-            async with aclosing(self._drawn(self._editor)) as happened:
+            async with aclosing(self._drawn(*self._drawn_by)) as happened:
                 async for event in happened:
                     yield event
         except ReplicaLost:
-            async with aclosing(self._drawn(self._editor)) as happened:
+            async with aclosing(self._drawn(*self._drawn_by)) as happened:
                 async for event in happened:
                     yield event
 
-    def _drawn(self, editor: DeploymentHandle[Any]) -> AsyncGenerator[Event | EditResult]:
-        return told(editor.watch.remote(self._prepared, self._deadline.left_s()))
+    async def _drawn(self, editors: Editors, model: str) -> AsyncGenerator[Event | EditResult]:
+        call = editors.of(model).options(stream=True).watch.remote(self._prepared, self._deadline.left_s())
+        await editors.taken(model, call)
+        async with aclosing(told(call)) as happened:
+            async for event in happened:
+                yield event
 
 
 def wants_progress(headers: Headers) -> bool:

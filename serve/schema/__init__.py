@@ -1,6 +1,7 @@
 """The JSON at the door: `request` comes in, `refusals` says why one is turned away, `answers` go out."""
 
 from serve.schema.answers import (
+    ERROR_EVENT,
     CompletedEvent,
     EditResponse,
     ErrorBody,
@@ -30,6 +31,7 @@ from serve.schema.request import (
 )
 
 __all__ = [
+    "ERROR_EVENT",
     "LOSSLESS",
     "MAX_IMAGES",
     "MAX_PROMPT_CHARACTERS",

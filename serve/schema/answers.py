@@ -115,6 +115,10 @@ class ErrorDetail(BaseModel):
     code: str
 
 
+ERROR_EVENT = "error"
+"""The name of a stream's last event, where it fails. Its data is an `ErrorBody`."""
+
+
 class ErrorBody(BaseModel):
     """OpenAI's error shape; all four keys are always there."""
 

@@ -1,7 +1,6 @@
 """The RayService of the demo on a real Ray, without Kubernetes: what KubeRay would send to its dashboard is sent there,
 with the environment of its pods, and its probes ask what KubeRay's ask."""
 
-import os
 import secrets
 import subprocess
 import sys
@@ -13,26 +12,24 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.cluster import cluster
 from serve import strict_yaml
 from tests.http.api import SOURCE
 from tests.http.conftest import free_port
 from tests.k8s.application import SETTINGS_KEY
 from tests.k8s.rendering import K8S, Manifest, of_kind, render
-from tests.waiting import eventually
 
 RETOUCH = str(Path(sys.executable).parent / "retouch")
-START_S = 120
 EDIT: dict[str, Any] = {"images": [SOURCE], "prompt": "make it darker", "size": "256x256", "num_inference_steps": 1}
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """dashboard, agents, api: where they are. token: of Ray. key: of the API."""
+    """dashboard, agents, api: where they are. key: of the API."""
 
     dashboard: str
     agents: tuple[str, str]
     api: str
-    token: str
     key: str
 
 
@@ -40,19 +37,18 @@ class Deployed:
 def deployed(tmp_path_factory: pytest.TempPathFactory, embedded_engines: None) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("rayservice")
     manifests = render(K8S / "overlays" / "cpu-demo")
-    ports = [free_port() for _ in range(4)]
-    dashboard, *agents, api = (f"http://127.0.0.1:{port}" for port in ports)
-    found = Deployed(dashboard, (agents[0], agents[1]), api, secrets.token_hex(32), _key(folder))
-    environment = {**os.environ, **_variables(manifests), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": found.token}
-    command = [sys.executable, "-m", "tests.deploy.two_nodes", *map(str, ports[:3])]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cluster:
-        try:
-            assert cluster.stdout is not None
-            assert any(line == b"up\n" for line in cluster.stdout)
-            _deploy(found, _application(manifests, folder, ports[3]))
-            yield found
-        finally:
-            cluster.communicate(timeout=60)
+    *agents, port = (free_port() for _ in range(3))
+    token = secrets.token_hex(32)
+    environment = {**_variables(manifests), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    head, worker = (
+        {"num_cpus": cpus, "dashboard_agent_listen_port": agent} for cpus, agent in zip((0, 4), agents, strict=True)
+    )
+    with cluster({"head": head, "worker": worker}, environment, token) as nodes:
+        key = _key(folder)
+        nodes.deploy(_application(manifests, folder, port))
+        nodes.wait_until_running()
+        urls = [f"http://127.0.0.1:{port}" for port in (*agents, port)]
+        yield Deployed(nodes.dashboard, (urls[0], urls[1]), urls[2], key)
 
 
 def test_the_dashboard_wants_the_token(deployed: Deployed) -> None:
@@ -108,17 +104,3 @@ def _application(manifests: list[Manifest], folder: Path, port: int) -> Manifest
     config["http_options"] = {"host": "127.0.0.1", "port": port}
     config["applications"][0]["args"]["config"] = str(file)
     return config
-
-
-def _deploy(cluster: Deployed, config: Manifest) -> None:
-    """As KubeRay does, and wait until it runs."""
-    url, headers = f"{cluster.dashboard}/api/serve/applications/", {"Authorization": f"Bearer {cluster.token}"}
-    with httpx.Client(headers=headers, timeout=30) as client:
-        assert client.put(url, json=config).status_code == 200
-
-        def runs() -> bool:
-            application = client.get(url).json()["applications"]["retouch"]
-            assert application["status"] != "DEPLOY_FAILED", application["message"]
-            return application["status"] == "RUNNING"
-
-        eventually(runs, START_S, every_s=1)

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from httpx_sse import connect_sse
 
 from serve.engine.engine import EngineStats
-from tests.http.api import draw, drawing_request, files, post, refusal
+from tests.http.api import EDITS, draw, drawing_request, files, post, refusal
 from tests.http.conftest import KONTEXT, TINY
 from tests.http.processes import replicas
 from tests.waiting import eventually
@@ -41,3 +42,16 @@ def test_a_replica_that_is_killed_costs_no_request(
     assert draw(http, model=KONTEXT, num_inference_steps=STEPS, seed=1) == expected[1]
     assert [process.pid for process in replicas(deployment)] != [victim.pid]
     assert len(draw(http, model=TINY)) == 1
+
+
+def test_a_stream_whose_ingress_is_killed_ends_with_an_error(http: httpx.Client) -> None:
+    body = drawing_request(model=KONTEXT, num_inference_steps=STEPS, stream=True)
+    (victim,) = replicas("ingress")
+    with connect_sse(http, "POST", EDITS, json=body, headers={"x-progress": "true"}) as stream:
+        events = stream.iter_sse()
+        assert next(events).event == "image_edit.progress"
+        victim.kill()
+        *_, last = events
+    assert last.event == "error"
+    assert last.json()["error"]["code"] == "backend_unavailable"
+    eventually(lambda: http.get("/readyz").status_code == 200)

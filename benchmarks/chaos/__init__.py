@@ -1,0 +1,1 @@
+"""What becomes of requests while parts of a cluster die: `python -m benchmarks.chaos`."""

@@ -1,0 +1,43 @@
+"""What the report of a broken cluster makes of requests: which ends break a promise, and how long it took."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.chaos.clients import Kind, Request, Try
+from benchmarks.chaos.report import Blow, reported
+
+BLOW = Blow("node", calm_s=0.0, struck_s=10.0, restored_s=14.0, until_s=40.0, cuts=True)
+
+
+def _request(*kinds: Kind, at_s: float = 12.0) -> Request:
+    return Request(0, "plain", tuple(Try(kind, "plain", at_s, at_s + 0.5, "id") for kind in kinds))
+
+
+@pytest.mark.parametrize("kinds", [("right",), ("retryable", "retryable", "right"), ("cut", "right")])
+def test_what_ends_right_keeps_the_promise(kinds: tuple[Kind, ...]) -> None:
+    assert reported([BLOW], [_request(*kinds)])["wrongs"] == []
+
+
+@pytest.mark.parametrize("kinds", [("wrong",), ("unclean",), ("hung",), ("retryable", "retryable"), ("cut", "cut")])
+def test_what_does_not_breaks_it(kinds: tuple[Kind, ...]) -> None:
+    assert len(reported([BLOW], [_request(*kinds)])["wrongs"]) == 1
+
+
+def test_a_connection_is_cut_only_where_a_process_that_holds_some_was_killed() -> None:
+    cut = _request("cut", "right")
+    assert len(reported([replace(BLOW, cuts=False)], [cut])["wrongs"]) == 1
+    assert len(reported([BLOW], [_request("cut", "right", at_s=5.0)])["wrongs"]) == 1
+
+
+def test_replicas_that_stay_away_break_it() -> None:
+    assert len(reported([replace(BLOW, restored_s=None)], [])["wrongs"]) == 1
+
+
+def test_it_tells_when_answers_came_again_and_when_as_many_as_before() -> None:
+    before = [_request("right", at_s=second) for second in range(10)]
+    after = [_request("right", at_s=12.0), *(_request("right", at_s=second) for second in range(20, 40))]
+    (blow,) = reported([BLOW], [*before, *after])["blows"]
+    assert blow["next_good_s"] == 2.5
+    assert blow["restored_s"] == 4.0
+    assert 9.0 <= blow["full_s"] <= 10.5
