@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from serve.deployments.calls import Call, ReplicaLost, answered, told
 from serve.deployments.deadline import SHOWN_CHARACTERS, Deadline
-from serve.deployments.followed import Followed
 from serve.deployments.editors import Editors
+from serve.deployments.followed import Followed
 from serve.engine.watch import Event
 from serve.errors import EditError, InvalidRequest
 from serve.schema import ERROR_EVENT, CompletedEvent, ErrorBody, PartialImageEvent, ProgressEvent
