@@ -37,6 +37,9 @@ ABANDONED_S = 600.0
 
 _NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+FULL_DISK_RETRY_S = 30.0
+"""After which a sweep may have made room, or somebody else; until then an edit would be drawn in vain again."""
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -191,5 +194,6 @@ def _unavailable_on_os_error() -> Generator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise StorageFull("the disk of the store of results is full; ask for b64_json") from error
+            message = "the disk of the store of results is full; ask for b64_json"
+            raise StorageFull(message, retry_after_s=FULL_DISK_RETRY_S) from error
         raise BackendUnavailable(f"the file store does not work: {error.strerror}") from error

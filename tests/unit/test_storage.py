@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from serve.errors import BackendUnavailable, ConfigurationError, InvalidSignature, LinkExpired, NotFound
 from serve.settings import StorageSettings
 from serve.storage import LocalStore, Storage, StorageFull
-from serve.storage.local import ABANDONED_S, GRACE_S
+from serve.storage.local import ABANDONED_S, FULL_DISK_RETRY_S, GRACE_S
 from serve.types import OutputFormat
 
 MIB = 2**20
@@ -391,8 +391,9 @@ def files_no_bigger_than(size: int) -> Generator[None]:
 
 def test_a_disk_that_takes_no_more_is_a_503_and_leaves_nothing_behind(store: LocalStore, folder: Path):
     for _ in range(100):  # more than the limit in all
-        with files_no_bigger_than(4096), pytest.raises(StorageFull):
+        with files_no_bigger_than(4096), pytest.raises(StorageFull) as full:
             store.put(bytes(MIB), "png", HOST)
+        assert full.value.retry_after_s == FULL_DISK_RETRY_S
     assert {path.name for path in folder.iterdir()} == {".secret"}
     assert read(store, put(store, bytes(32 * MIB))) == bytes(32 * MIB)
 
