@@ -242,6 +242,21 @@ def test_the_store_closes_what_it_makes_to_other_users(store: LocalStore, folder
     assert modes == {folder.name: 0o700, ".secret": 0o600, link.name: 0o600}
 
 
+def test_links_follow_the_clock_wherever_it_jumps(store: LocalStore, clock: Clock):
+    start, link = clock.now, put(store)
+    clock.now = start + 10 * LIFETIME_S
+    with pytest.raises(LinkExpired):
+        read(store, link)
+    clock.now = start - 10 * LIFETIME_S
+    assert read(store, link)
+    meanwhile = put(store)
+    store.sweep()
+    clock.now = start
+    assert read(store, link)
+    with pytest.raises(LinkExpired):
+        read(store, meanwhile)
+
+
 def test_a_sweep_removes_what_has_expired_and_keeps_the_rest(store: LocalStore, folder: Path, clock: Clock):
     old = put(store)
     clock.now += LIFETIME_S + 1
