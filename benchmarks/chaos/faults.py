@@ -164,9 +164,9 @@ def faults(model: str) -> dict[str, Fault]:
         Fault("gcs", lambda world: world.nodes.kill_gcs(), lambda world: world.nodes.start_gcs()),
         Fault("redis", lambda world: world.redis.kill(), World.restart_redis),
         Fault("head", World.lose_head, World.add_head, cuts=True),
-        Fault("full disk", World.fill_disk, World.free_disk),
         Fault("slow clients", World.send_slowly, World.leave),
         Fault("500 connections", World.hold_connections, World.leave),
+        Fault("full disk", World.fill_disk, World.free_disk),
     ]
     return {one.name: one for one in every}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray import serve as ray_serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from serve.deployments import heap, proxy
@@ -45,6 +45,8 @@ SINGLES = 2
 HEALTH_CHECK_S = 2.0
 """Ray Serve replaces a replica that fails three checks in a row."""
 STOP_MARGIN_S = 10.0
+NEVER_S = 1e9
+"""Ray Serve's controller has no use for what an editor tells of itself; whoever has asks it."""
 CLUSTERS = {frozenset({"host", "port"}): "http_options", frozenset({"log_format"}): "logging_config"}
 """Keys of our section `server`, and where a Serve config has them."""
 ONE_MORE = 1
@@ -149,6 +151,7 @@ def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
         max_surge_percent=0
         if model.num_gpus
         else ONE_MORE,  # there is seldom a GPU to spare, and it would wait for one
+        request_router_config=RequestRouterConfig(request_routing_stats_period_s=NEVER_S),  # pyright: ignore[reportArgumentType]
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},

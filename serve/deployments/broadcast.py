@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT_S = 2.0
+LOOK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +31,40 @@ async def ask_all(deployment: DeploymentHandle[Any], method: str) -> Heard:
             calls = await deployment.broadcast(method)._fetch_replica_results_async()  # pyright: ignore[reportPrivateUsage]
     except (TimeoutError, RayError, RayServeException):
         return Heard()
-    answers = await asyncio.gather(*(_answer(call) for call in calls))
+    return _heard(await asyncio.gather(*(_answer(call.get_async()) for call in calls)))
+
+
+async def ask_busy(deployment: DeploymentHandle[Any]) -> Heard:
+    """What the replicas that run say when Ray Serve asks them for itself, by `record_routing_stats`.
+
+    A broadcast waits its turn among a replica's requests, of which a busy one has no end.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            replicas = await _replicas(deployment)
+    except TimeoutError:
+        return Heard()
+    calls = [replica._actor_handle.record_routing_stats.remote() for replica in replicas]
+    return _heard(await asyncio.gather(*map(_answer, calls)))
+
+
+async def _replicas(deployment: Any) -> list[Any]:
+    """Those that requests are given to. The deployment's handle hears of them by itself, once it is used."""
+    router = deployment._init_router()._asyncio_router
+    while router.request_router is None:  # noqa: ASYNC110  # There is no event that tells it.
+        await asyncio.sleep(LOOK_EVERY_S)
+    return list(router.request_router.curr_replicas.values())
+
+
+def _heard(answers: Sequence[Any]) -> Heard:
     heard = [answer for answer in answers if answer is not None]
     return Heard(heard, silent=len(answers) - len(heard))
 
 
-async def _answer(call: Any) -> Any:
+async def _answer(call: Awaitable[Any]) -> Any:
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return await call.get_async()
+            return await call
     except (TimeoutError, RayError, RayServeException) as error:
         logger.warning("a replica did not say how it is: %r", error)
         return None

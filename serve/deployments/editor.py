@@ -63,8 +63,11 @@ class Editor:
     def stats(self) -> EngineStats:
         return self._engine.stats()
 
-    def figures(self) -> EngineFigures:
-        """The stats by name: a process that was handed an `EngineStats` would load the engine, and PyTorch with it."""
+    def record_routing_stats(self) -> EngineFigures:
+        """The stats by name: a process that was handed an `EngineStats` would load the engine, and PyTorch with it.
+
+        It has Ray Serve's name for what a replica is asked past its requests: see `ask_busy`.
+        """
         return EngineFigures(ray_serve.get_replica_context().replica_tag, asdict(self.stats()))
 
     def record_autoscaling_stats(self) -> dict[str, float]:

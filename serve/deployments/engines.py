@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from serve.deployments.broadcast import Heard, ask_all
+from serve.deployments.broadcast import Heard, ask_busy
 from serve.metrics import EngineFigures
 
 FRESH_S = 1.0
@@ -29,7 +29,7 @@ class Engines:
 
     async def heard(self) -> Mapping[str, Heard]:
         """`EngineFigures` of the replicas that answer in time, by the id of their model."""
-        answers = await asyncio.gather(*(ask_all(editor, "figures") for editor in self._editors.values()))
+        answers = await asyncio.gather(*(ask_busy(editor) for editor in self._editors.values()))
         return dict(zip(self._editors, answers, strict=True))
 
     async def longest_queue_s(self) -> float:

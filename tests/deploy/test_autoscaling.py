@@ -1,12 +1,14 @@
 """A server whose models have as many replicas as their work needs, none at all among them."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests import checkpoints
 from tests.deploy.test_retouch_serve import serving
@@ -32,6 +34,9 @@ models:
 limits: {{requests_in_flight: 64}}
 """
 PATIENCE_S = 120.0
+ROWS = ("retouch_engine_waiting_rows", "retouch_engine_running_rows")
+FULL = 4
+"""Edits of one replica, of as many as it is given: twice `max_batch`."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,16 @@ def edit(url: str, **fields: Any) -> int:
     return httpx.post(url + EDITS, json=drawing_request(**fields), timeout=PATIENCE_S).status_code
 
 
+def rows_of_replicas(url: str) -> list[int]:
+    """Of the pool's, as Prometheus reads them."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text)
+    rows: Counter[str] = Counter()
+    for sample in (sample for family in families for sample in family.samples):
+        if sample.name in ROWS and sample.labels["model"] == "pool":
+            rows[sample.labels["replica"]] += int(sample.value)
+    return list(rows.values())
+
+
 def has(count: int, deployment: str, pid: int) -> Callable[[], bool]:
     return lambda: len(replicas(deployment, of=pid)) == count
 
@@ -71,6 +86,7 @@ def test_replicas_come_with_work_and_go_with_it_and_no_edit_is_lost(url: str, pi
     assert has(1, "editor-pool", pid)()
     with ThreadPoolExecutor(24) as threads:
         edits = [threads.submit(edit, url, model="pool", num_inference_steps=40, seed=seed) for seed in range(24)]
+        eventually(lambda: FULL in rows_of_replicas(url), PATIENCE_S)
         eventually(has(3, "editor-pool", pid), PATIENCE_S)
         assert {one.result() for one in edits} == {200}
     eventually(has(1, "editor-pool", pid), PATIENCE_S)
