@@ -52,6 +52,7 @@ async def taken(call: Call, unless: Coroutine[Any, Any, None]) -> bool:
         await asyncio.wait((placed, ended), return_when=asyncio.FIRST_COMPLETED)
         if not placed.done():
             call.cancel()
+            ended.result()
             return False
         await placed
     except asyncio.CancelledError:
@@ -72,7 +73,8 @@ async def intact(call: Call) -> None:
     """
     try:
         answer = await cast(DeploymentResponse[Any], call)._to_object_ref()  # pyright: ignore[reportPrivateUsage]
-        if not get_local_object_locations([answer])[answer]["node_ids"]:  # it is small, or an error
+        known = get_local_object_locations([answer]).get(answer)
+        if not (known and known["node_ids"]):  # it is small, or an error
             await answer
     except asyncio.CancelledError:
         call.cancel()

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -115,15 +115,18 @@ class Codec:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """In one that computes."""
-        with self._counts.task():
-            return await _within_request(self._threads, work)
+        task = _within_request(self._threads, work)
+        self._counts.watch(task)
+        return await asyncio.wrap_future(task)
 
     async def _links(self, files: Sequence[bytes], frame: Frame, base_url: str) -> list[str]:
         """One to each file, where links were asked for. The files are stored at the same time."""
         if not frame.by_url:
             return []
         put = partial(self._put, output_format=frame.output_format, base_url=base_url)
-        return await asyncio.gather(*(_within_request(self._uploads, partial(put, data)) for data in files))
+        return await asyncio.gather(
+            *(asyncio.wrap_future(_within_request(self._uploads, partial(put, data))) for data in files)
+        )
 
     def _put(self, data: bytes, output_format: OutputFormat, base_url: str) -> str:
         with self._counts.storing():
@@ -138,9 +141,9 @@ class Codec:
                 logger.warning("the store was not swept: %s", error)
 
 
-async def _within_request(threads: Executor, work: Callable[[], T]) -> T:
+def _within_request(threads: Executor, work: Callable[[], T]) -> Future[T]:
     """In one of the threads. The log tells what is said there as of the request."""
-    return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, work)
+    return threads.submit(copy_context().run, work)
 
 
 def _say(event: str, prepared: Prepared, **fields: float) -> None:

@@ -18,7 +18,7 @@ from serve.errors import BackendUnavailable
 LOOK_EVERY_S = 2.0
 
 Deployed = Callable[[str], Collection[str]]
-"""The names of the deployments of an application."""
+"""The names of the deployments of an application; none where they are not known."""
 
 
 class Editors:
@@ -50,7 +50,8 @@ class Editors:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             with suppress(RayError, RayServeException):
-                if handle.deployment_name not in await asyncio.shield(self._looked(handle.app_name)):
+                known = await asyncio.shield(self._looked(handle.app_name))
+                if known and handle.deployment_name not in known:
                     return
 
     def _looked(self, application: str) -> "asyncio.Task[Collection[str]]":
@@ -62,7 +63,9 @@ class Editors:
 
 
 def _deployed(application: str) -> Collection[str]:
-    return ray_serve.status().applications[application].deployments
+    """None where that is not known: while Ray Serve builds an application anew, and where that has failed."""
+    found = ray_serve.status().applications.get(application)
+    return found.deployments if found else ()
 
 
 def _changing(model: str) -> BackendUnavailable:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from serve.deployments.logs import say
 from serve.deployments.tracing import LEFT, failed, left
-from serve.errors import EditError
+from serve.errors import EditError, InvalidType
 from serve.metrics import CLIENT_CLOSED, OK, End, OpenRequest
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class Followed:
 
     def end(self, status: int | None, *, whole: bool, received_bytes: int, sent_bytes: int) -> None:
         """status: that was sent, if any. whole: whether the answer was sent to its end; if not, its caller left."""
+        if self.counted:
+            self.counted.end(self._how(whole), received_bytes, sent_bytes)
         took_s = round(time.monotonic() - self._started_s, 4)
         if status is not None:
             self.span.set_attribute("http.response.status_code", status)
@@ -74,8 +76,6 @@ class Followed:
         elif self._known:
             say(logger, "answered", status=200, took_s=took_s, **self._known)
         self.span.end()
-        if self.counted:
-            self.counted.end(self._how(whole), received_bytes, sent_bytes)
 
     def _how(self, whole: bool) -> End:
         if self._error is not None:
@@ -83,8 +83,10 @@ class Followed:
         return OK if whole else CLIENT_CLOSED
 
     def _why(self, error: EditError) -> str:
-        """Both quote what the caller sent: as JSON they stay on their line. No prompt comes into a log."""
-        return json.dumps([self.path, "prompt" if error.param == "prompt" else error.message])
+        """Both quote what the caller sent: as JSON they stay on their line. No prompt comes into a log, nor a body that
+        is no object, which may be one."""
+        private = error.param == "prompt" or (isinstance(error, InvalidType) and error.param is None)
+        return json.dumps([self.path, error.code if private else error.message])
 
 
 def followed(request: Request) -> Followed:

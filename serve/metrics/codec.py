@@ -1,7 +1,9 @@
 """What a process that decodes and encodes pictures counts."""
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -20,9 +22,10 @@ class CodecCounts:
         self._stored = counter(table.STORED, self._registry)
         self._failures = counter(table.STORE_FAILURES, self._registry)
 
-    def task(self) -> AbstractContextManager[None]:
-        """Open while a piece of work waits or runs."""
-        return self._tasks.track_inprogress()
+    def watch(self, task: Future[Any]) -> None:
+        """A piece of work that waits, or runs, until it has ended."""
+        self._tasks.inc()
+        task.add_done_callback(lambda _: self._tasks.dec())
 
     @contextmanager
     def storing(self) -> Generator[None]:

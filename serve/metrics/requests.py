@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from serve.errors import BackendUnavailable, EditError, InternalError, Overloaded
+from serve.errors import BackendUnavailable, EditError, InternalError, Overloaded, RequestTimeout
 from serve.metrics import table
 from serve.metrics.exposition import ProcessFigures, figures_of
 from serve.metrics.instruments import counter, gauge, histogram
@@ -27,7 +27,7 @@ def end_of(error: type[EditError]) -> End:
     return error.status, error.default_code
 
 
-FORESEEN = (OK, CLIENT_CLOSED, end_of(Overloaded), end_of(InternalError), end_of(BackendUnavailable))
+FORESEEN = (OK, CLIENT_CLOSED, *map(end_of, (RequestTimeout, Overloaded, InternalError, BackendUnavailable)))
 """Told as 0 before they happen, or the first would not show as growth."""
 
 

@@ -5,6 +5,7 @@ allowed. A key that occurs twice in a JSON object counts with its last value, as
 form are read leniently: `"7"` is an integer there, and nothing at all is null, as OpenAI's clients send it.
 """
 
+import re
 from functools import cache
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -44,7 +45,10 @@ _PNG_IS_LOSSLESS: JsonValue = {
         {"properties": {"output_compression": {"enum": [LOSSLESS, None]}}},
     ]
 }
-_PROMPT_SAYS_SOMETHING: JsonValue = {"properties": {"prompt": {"pattern": r"\S"}}}
+_SOMETHING = r"[^\s\u001c-\u001f\u0085\ufeff]"
+"""More than white space, as Python and JavaScript each know it: their `\\s` differ in those that are added."""
+
+_PROMPT_SAYS_SOMETHING: JsonValue = {"properties": {"prompt": {"pattern": _SOMETHING}}}
 
 _T = TypeVar("_T")
 _Text = Annotated[str, Field(json_schema_extra={"format": "png"})]
@@ -232,7 +236,7 @@ class EditRequest(BaseModel):
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Self:
-        if not self.prompt.strip():
+        if not re.search(_SOMETHING, self.prompt):
             raise _broken_rule("invalid", "prompt", "prompt holds only white space; it must say what to change")
         if self.partial_images and not self.stream:
             message = f"partial_images is {self.partial_images}; without stream it must be 0"
@@ -278,8 +282,8 @@ def parse_form(form: Form) -> EditRequest:
 def request_schema() -> dict[str, Any]:
     """JSON Schema 2020-12 of the body, free of references, so that it can stand anywhere in an OpenAPI document.
 
-    `parse` is stricter where a schema cannot say it: 1.0 is no integer, a prompt holds more than white space, and NaN
-    is no number. Callers must not change the answer.
+    `parse` is stricter where a schema cannot say it: 1.0 is no integer, and NaN is no number. Callers must not change
+    the answer.
     """
     schema = EditRequest.model_json_schema()
     reference = schema.pop("$defs")[ImageReference.__name__]

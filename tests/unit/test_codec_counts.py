@@ -1,5 +1,7 @@
 """What a codec's process counts of its threads and of the store."""
 
+from concurrent.futures import Future
+
 import pytest
 
 from serve.errors import BackendUnavailable
@@ -14,8 +16,12 @@ def value(counts: CodecCounts, name: str) -> float:
 
 def test_work_is_counted_from_when_it_waits_until_it_has_ended() -> None:
     counts = CodecCounts(threads=3)
-    with counts.task(), counts.task():
-        assert value(counts, "codec_tasks") == 2
+    tasks = [Future[None]() for _ in range(2)]
+    for task in tasks:
+        counts.watch(task)
+    assert value(counts, "codec_tasks") == 2
+    tasks[0].set_result(None)
+    tasks[1].cancel()
     assert value(counts, "codec_tasks") == 0
     assert value(counts, "codec_threads") == 3
 
