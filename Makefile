@@ -27,7 +27,7 @@ serve: $(VENV)/installed-serve $(ENGINES)
 	@exec $(VENV)/bin/retouch serve $(ARGS)
 
 test: $(VENV)/installed-dev $(ENGINES)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/installed-dev
 	@$(VENV)/bin/ruff check

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -31,7 +33,7 @@ async def ask_all(deployment: DeploymentHandle[Any], method: str) -> Heard:
             calls = await deployment.broadcast(method)._fetch_replica_results_async()  # pyright: ignore[reportPrivateUsage]
     except (TimeoutError, RayError, RayServeException):
         return Heard()
-    return _heard(await asyncio.gather(*(_answer(call.get_async()) for call in calls)))
+    return _heard(await asyncio.gather(*(_answer(call.get_async(), call.cancel) for call in calls)))
 
 
 async def ask_busy(deployment: DeploymentHandle[Any]) -> Heard:
@@ -45,7 +47,7 @@ async def ask_busy(deployment: DeploymentHandle[Any]) -> Heard:
     except TimeoutError:
         return Heard()
     calls = [replica._actor_handle.record_routing_stats.remote() for replica in replicas]
-    return _heard(await asyncio.gather(*map(_answer, calls)))
+    return _heard(await asyncio.gather(*(_answer(call, partial(ray.cancel, call)) for call in calls)))
 
 
 async def _replicas(deployment: Any) -> list[Any]:
@@ -61,10 +63,14 @@ def _heard(answers: Sequence[Any]) -> Heard:
     return Heard(heard, silent=len(answers) - len(heard))
 
 
-async def _answer(call: Awaitable[Any]) -> Any:
+async def _answer(call: Awaitable[Any], cancel: Callable[[], object]) -> Any:
+    """None where there is none in time; a silent replica does not gather questions."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return await call
-    except (TimeoutError, RayError, RayServeException) as error:
+    except TimeoutError:
+        cancel()
+        logger.warning("a replica did not say how it is within %s s", ANSWER_TIMEOUT_S)
+    except (RayError, RayServeException) as error:
         logger.warning("a replica did not say how it is: %r", error)
-        return None
+    return None

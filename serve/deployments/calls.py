@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.experimental import get_local_object_locations
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
@@ -39,7 +39,7 @@ async def answered(call: Call, *before: Call) -> Any:
             one.cancel()
         raise
     except (RayError, RayServeException) as error:
-        raise _lost_or_bug(error) from error
+        raise _translated(error) from error
     return succeeded(result)
 
 
@@ -59,7 +59,7 @@ async def taken(call: Call, unless: Coroutine[Any, Any, None]) -> bool:
         call.cancel()
         raise
     except (RayError, RayServeException) as error:
-        raise _lost_or_bug(error) from error
+        raise _translated(error) from error
     finally:
         ended.cancel()
     return True
@@ -80,7 +80,7 @@ async def intact(call: Call) -> None:
         call.cancel()
         raise
     except (RayError, RayServeException) as error:
-        raise _lost_or_bug(error) from error
+        raise _translated(error) from error
 
 
 async def told(call: Call) -> AsyncGenerator[Any]:
@@ -89,7 +89,7 @@ async def told(call: Call) -> AsyncGenerator[Any]:
         async for item in cast(DeploymentResponseGenerator[Any], call):
             yield succeeded(item)
     except (RayError, RayServeException) as error:
-        raise _lost_or_bug(error) from error
+        raise _translated(error) from error
     finally:
         call.cancel()
 
@@ -117,8 +117,14 @@ def refusals_as_results(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaita
     return call
 
 
-def _lost_or_bug(error: Exception) -> EditError:
-    """A method that raised is our bug, unless what it raised is Ray's: an argument can be lost with its node."""
+def _translated(error: Exception) -> EditError | asyncio.CancelledError:
+    """A method that raised is our bug, unless what it raised is Ray's: an argument can be lost with its node.
+
+    Ray cancels what a request has called when its client leaves, and of that a caller may hear before it is cancelled
+    itself.
+    """
+    if isinstance(error, TaskCancelledError):
+        return asyncio.CancelledError()
     if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
         logger.error("a deployment failed", exc_info=error)
         return InternalError("the server failed to answer; the request was not at fault")

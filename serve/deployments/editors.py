@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 from ray import serve as ray_serve
@@ -58,7 +59,9 @@ class Editors:
         """One look for all that wait; it may take as long as the controller is away, and then holds one thread."""
         now_s = time.monotonic()
         if self._look is None or (self._look.done() and now_s >= self._looked_s + LOOK_EVERY_S):
-            self._look, self._looked_s = asyncio.create_task(asyncio.to_thread(self._deployed, application)), now_s
+            look = asyncio.to_thread(self._deployed, application)
+            # In a context of its own, not that of the request which comes first.
+            self._look, self._looked_s = asyncio.get_running_loop().create_task(look, context=Context()), now_s
         return self._look
 
 

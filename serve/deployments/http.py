@@ -4,6 +4,7 @@ import logging
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from ray.exceptions import RayError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -85,14 +86,25 @@ class Edge:
 
 
 class _Received:
-    """A `Receive` that counts the bytes of the body."""
+    """A `Receive` that counts the bytes of the body.
+
+    Ray Serve's raises, once, where the call with which it asks the proxy is cancelled before this request is, or the
+    proxy has died: either way nobody is there any more.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._left = False
         self.bytes = 0
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        if self._left:
+            return {"type": "http.disconnect"}
+        try:
+            message = await self._receive()
+        except RayError:
+            self._left = True
+            return {"type": "http.disconnect"}
         self.bytes += len(message.get("body", b""))
         return message
 

@@ -15,15 +15,12 @@ _request: ContextVar[Mapping[str, str]] = ContextVar("request")
 
 
 def adopt_serve_logging(level: str) -> None:
-    """Send the package's loggers to the handlers that Ray Serve gave this process."""
+    """Send the package's loggers to the handlers that Ray Serve has in this process."""
     for name, least in {PACKAGE: level, **_QUIET}.items():
         logger = logging.getLogger(name)
-        logger.handlers = logging.getLogger("ray.serve").handlers
+        logger.handlers = [_RAYS_HANDLERS]
         logger.setLevel(least)
         logger.propagate = False
-    for handler in logging.getLogger(PACKAGE).handlers:
-        # After Ray's own filter, which would name another request where work is done for several.
-        handler.addFilter(_name_request)
 
 
 def follow(request_id: str, trace_id: str = "", key: str = "") -> None:
@@ -36,6 +33,20 @@ def say(logger: logging.Logger, event: str, /, **fields: str | float) -> None:
     """A line of an event. fields: nothing that a caller sent, but as JSON."""
     told = " ".join(f"{name}={value}" for name, value in fields.items())
     logger.info("%s %s", event, told, extra=fields, stacklevel=2)
+
+
+class _RaysHandlers(logging.Handler):
+    """Whichever Ray Serve has at the time: it replaces them where its own configuration changes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in logging.getLogger("ray.serve").handlers:
+            # After Ray's own filter, which would name another request where work is done for several.
+            handler.addFilter(_name_request)
+            if record.levelno >= handler.level:
+                handler.handle(record)
+
+
+_RAYS_HANDLERS = _RaysHandlers()
 
 
 def _name_request(record: logging.LogRecord) -> bool:

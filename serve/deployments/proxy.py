@@ -62,6 +62,7 @@ class ProxyEdge:
         headers = [(name, _readable(name, value)) for name, value in scope["headers"] if _passes(name, value)]
         scope = {**scope, "headers": headers}
         started = replaced = left = streams = False
+        request_id = ""
 
         async def receive_noting() -> Message:
             nonlocal left
@@ -70,22 +71,23 @@ class ProxyEdge:
             return message
 
         async def send_enveloped(message: Message) -> None:
-            nonlocal started, replaced, streams
+            nonlocal started, replaced, streams, request_id
             started = True
             if message["type"] == "http.response.start":
                 streams = _media_type(message).startswith("text/event-stream")
+                request_id = Headers(raw=message["headers"]).get("x-request-id", "")
             elif not message.get("more_body", False):
                 streams = False
             if message["type"] == "http.response.start" and _is_rays_error(message):
                 replaced = True
-                request_id = Headers(raw=message["headers"]).get("x-request-id", "")
                 await _refuse(_translated(message["status"]), request_id, scope, receive, send)
             elif not replaced:
                 await send(message)
 
         await self._app(scope, receive_noting, send_enveloped)
         if streams and not left:
-            await send({"type": "http.response.body", "body": _last_event(_translated(500)), "more_body": False})
+            _tell_refused(error := _translated(500), request_id)
+            await send({"type": "http.response.body", "body": _last_event(error), "more_body": False})
         if not started and not left:
             request_id = Headers(raw=headers).get("x-request-id") or uuid4().hex
             await _refuse(_translated(500), request_id, scope, receive, send)
@@ -93,11 +95,15 @@ class ProxyEdge:
 
 
 async def _refuse(error: EditError, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-    follow(request_id)
-    say(logger, "refused", status=error.status, code=error.code)
+    _tell_refused(error, request_id)
     response = error_response(error)
     response.headers["x-request-id"] = request_id
     await response(scope, receive, send)
+
+
+def _tell_refused(error: EditError, request_id: str) -> None:
+    follow(request_id)
+    say(logger, "refused", status=error.status, code=error.code)
 
 
 def _passes(name: bytes, value: bytes) -> bool:

@@ -155,7 +155,7 @@ def _started(deployment: str, replica: str) -> "tuple[SpanProcessor, Tracer]":
 
 
 def _resource(deployment: str, replica: str) -> "Resource":
-    """The variables' names stand above ours."""
+    """A service.name of the variables stands above ours."""
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # As above.
 
     resource = Resource.create()

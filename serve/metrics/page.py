@@ -11,7 +11,8 @@ _BEFORE = f"""# Metrics
 
 `GET /metrics` answers in Prometheus' text form. Whichever process is asked, it tells the figures of all: one scrape of
 one address has everything. `replica` names the process that counted, so that a counter falls only when its process is
-another. A process that does not answer within 2 s is left out and counted in `retouch_silent_replicas`.
+another. A process that does not answer within 2 s is left out and counted in `retouch_silent_replicas`; a deployment
+that Ray Serve knows no process of is left out whole, and `retouch_healthy_replicas` of its model is 0.
 
 What Ray's proxy answers by itself, such as a 503 while no process that speaks HTTP runs, is in Ray's own metrics alone.
 

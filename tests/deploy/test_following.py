@@ -35,6 +35,7 @@ auth: {{keys_file: {folder}/keys.yaml}}
 PROMPT = "a wish that nobody may read"
 STEPS = {"one": 3, "two": 5, "three": 8, "four": 13}
 """Of edits at the same time, by the ids of their requests."""
+LEAVERS = [f"leaver-{number}" for number in range(6)]
 INGRESS, CODEC, EDITOR, BROKEN = (f"retouch_{name}" for name in ("ingress", "codec", "editor-main", "editor-broken"))
 EVENTS = {"prepared", "drawn", "finished", "answered", "refused", "client_left", "request"}
 """First words of lines."""
@@ -120,8 +121,11 @@ def _asked(client: httpx.Client, logs: Path) -> dict[str, httpx.Response]:
     answers["broken"] = _ask(client, "broken", model="broken")
     answers["stream"] = _ask(client, "stream", stream=True, partial_images=2, num_inference_steps=6)
     answers["broken stream"] = _ask(client, "broken-stream", model="broken", stream=True)
-    _leave(client, "leaver")
-    eventually(lambda: _who_lost_a_client(logs) == {INGRESS, EDITOR})
+    for name in LEAVERS:
+        _leave(client, name)
+    eventually(
+        lambda: _lost_clients(logs) >= {(name, deployment) for name in LEAVERS for deployment in (INGRESS, EDITOR)}
+    )
     return answers
 
 
@@ -140,8 +144,9 @@ def _lines(logs: Path) -> list[Line]:
     return [json.loads(line) for path in files for line in path.read_text().splitlines()]
 
 
-def _who_lost_a_client(logs: Path) -> set[str]:
-    return {line["deployment"] for line in _lines(logs) if _event(line) == "client_left"}
+def _lost_clients(logs: Path) -> set[tuple[str, str]]:
+    """Requests, and the deployments that say that their client left."""
+    return {(line["request_id"], line["deployment"]) for line in _lines(logs) if _event(line) == "client_left"}
 
 
 def _event(line: Line) -> str:
@@ -215,8 +220,9 @@ def test_the_engine_says_why_an_edit_failed(followed: Followed, name: str) -> No
     assert "NotFinite" in line["exc_text"]
 
 
-def test_a_client_that_leaves_is_told_and_so_is_its_edit(followed: Followed) -> None:
-    assert followed.told("leaver") == [(CODEC, "prepared"), (EDITOR, "client_left"), (INGRESS, "client_left")]
+@pytest.mark.parametrize("name", LEAVERS)
+def test_a_client_that_leaves_is_told_and_so_is_its_edit(followed: Followed, name: str) -> None:
+    assert followed.told(name) == [(CODEC, "prepared"), (EDITOR, "client_left"), (INGRESS, "client_left")]
 
 
 def test_no_secret_is_in_any_log_or_trace(followed: Followed) -> None:
@@ -279,7 +285,7 @@ def test_a_trace_shows_where_an_edit_failed(followed: Followed, name: str) -> No
     assert {span.attributes.get("error.type") for span in spans if span.failed} == {"internal_error"}
 
 
-@pytest.mark.parametrize(("name", "error"), [("malformed", "invalid_base64"), ("leaver", "client_left")])
+@pytest.mark.parametrize(("name", "error"), [("malformed", "invalid_base64"), (LEAVERS[0], "client_left")])
 def test_what_is_the_clients_doing_is_no_failure(followed: Followed, name: str, error: str) -> None:
     spans = followed.trace(name)
     (root,) = (span for span in spans if span.kind == SERVER_KIND)

@@ -1,5 +1,6 @@
 """A process of the server dies in the middle of its work: nobody's request is lost or hangs, and the rest goes on."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ from httpx_sse import connect_sse
 from serve.engine.engine import EngineStats
 from tests.http.api import EDITS, draw, drawing_request, files, post, refusal
 from tests.http.conftest import KONTEXT, TINY
-from tests.http.processes import replicas
+from tests.http.processes import replicas, session_folder
 from tests.waiting import eventually
 
 STEPS = 20
@@ -44,6 +45,12 @@ def test_a_replica_that_is_killed_costs_no_request(
     assert len(draw(http, model=TINY)) == 1
 
 
+def _proxys_refusals() -> str:
+    logs = (session_folder(os.getpid()) / "logs" / "serve").glob("proxy_*.log")
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    return "\n".join(line for line in lines if "refused status=503" in line)
+
+
 def test_a_stream_whose_ingress_is_killed_ends_with_an_error(http: httpx.Client) -> None:
     body = drawing_request(model=KONTEXT, num_inference_steps=STEPS, stream=True)
     (victim,) = replicas("ingress")
@@ -54,4 +61,5 @@ def test_a_stream_whose_ingress_is_killed_ends_with_an_error(http: httpx.Client)
         *_, last = events
     assert last.event == "error"
     assert last.json()["error"]["code"] == "backend_unavailable"
+    assert stream.response.headers["x-request-id"] in _proxys_refusals()
     eventually(lambda: http.get("/readyz").status_code == 200)

@@ -1,14 +1,17 @@
 """How a call's end is told to the client: in time, past its time, refused."""
 
 import asyncio
+from collections.abc import Generator
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.serve.exceptions import RequestCancelledError
 from starlette.datastructures import Headers
 
 from serve.deployments.bodies import BodyBudget
-from serve.deployments.calls import refusals_as_results, succeeded
+from serve.deployments.calls import Call, answered, refusals_as_results, succeeded, told
 from serve.deployments.deadline import TIME_LIMIT_HEADERS, Deadline, time_limit_s
 from serve.deployments.envelopes import error_response
 from serve.errors import BackendUnavailable, InvalidImage, InvalidRequest, Overloaded, RequestTimeout
@@ -96,6 +99,35 @@ async def test_an_answer_crosses_as_it_is() -> None:
         return "pixels"
 
     assert succeeded(await decode()) == "pixels"
+
+
+class CancelledCall:
+    """One that Ray cancelled, before whoever waits for it."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        raise RequestCancelledError("a")
+        yield
+
+    def __aiter__(self) -> "CancelledCall":
+        return self
+
+    async def __anext__(self) -> object:
+        raise RequestCancelledError("a")
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+async def test_a_call_that_was_cancelled_is_no_fault_of_the_servers() -> None:
+    call = CancelledCall()
+    with pytest.raises(asyncio.CancelledError):
+        await answered(cast("Call", call))
+    with pytest.raises(asyncio.CancelledError):
+        await anext(told(cast("Call", call)))
+    assert call.cancelled
 
 
 async def test_a_request_too_many_is_told_the_work_that_is_queued() -> None:

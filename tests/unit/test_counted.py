@@ -8,6 +8,7 @@ from typing import Any, cast
 import httpx
 import pytest
 from fastapi import FastAPI, HTTPException, Request, Response
+from ray.exceptions import ActorDiedError, RayError, TaskCancelledError
 from sse_starlette import ServerSentEvent
 from starlette.types import Message
 
@@ -62,8 +63,12 @@ async def posted(api: FastAPI) -> httpx.Response:
         return await client.post("/edit", content=b"x" * 1000)
 
 
-async def left(api: FastAPI, started: asyncio.Event) -> None:
-    """A client that goes away once the answer has begun, or its handler runs."""
+async def left(api: FastAPI, started: asyncio.Event, fault: RayError | None = None) -> None:
+    """A client that goes away once the answer has begun, or its handler runs.
+
+    fault: what Ray Serve's `receive` raises instead of saying so, once; nothing comes after it.
+    """
+    lost = asyncio.Event()
     scope = {
         "type": "http",
         "method": "POST",
@@ -78,6 +83,11 @@ async def left(api: FastAPI, started: asyncio.Event) -> None:
         for message in messages:
             return message
         await started.wait()
+        if lost.is_set():
+            await asyncio.Event().wait()
+        if fault:
+            lost.set()
+            raise fault
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -175,16 +185,30 @@ async def test_an_error_within_a_stream_is_counted_as_the_answer() -> None:
     assert not any(name.startswith(("request_seconds", "images", "requests_total m 200")) for name in found)
 
 
-async def test_a_client_that_leaves_its_stream_is_counted_as_such() -> None:
+@pytest.mark.parametrize("fault", [None, TaskCancelledError(), ActorDiedError()], ids=lambda one: type(one).__name__)
+async def test_a_client_that_leaves_its_stream_is_counted_as_such(fault: RayError | None) -> None:
     counts = RequestCounts(["m"])
 
     async def route(request: Request) -> Response:
         return stream_of(Stream(followed(request), goes_on=True))
 
-    await left(application(counts, route), asyncio.Event())
+    await asyncio.wait_for(left(application(counts, route), asyncio.Event(), fault), timeout=10)
     found = values(counts)
     assert found["requests_total m 499 client_closed"] == 1
     assert "requests_in_flight" not in found
+
+
+@pytest.mark.parametrize("fault", [TaskCancelledError(), ActorDiedError()], ids=lambda one: type(one).__name__)
+async def test_a_client_is_gone_for_good(fault: RayError) -> None:
+    counts = RequestCounts(["m"])
+
+    async def route(request: Request) -> Response:
+        assert [await request.receive() for _ in range(2)] == [{"type": "http.disconnect"}] * 2
+        return Response()
+
+    started = asyncio.Event()
+    started.set()
+    await asyncio.wait_for(left(application(counts, route), started, fault), timeout=10)
 
 
 async def test_a_request_that_is_cancelled_is_one_whose_client_left() -> None:

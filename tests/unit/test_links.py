@@ -57,7 +57,7 @@ async def site(hosts: tuple[str, ...] = (HOST,), timeout_s: float = 5.0) -> Asyn
     app.router.add_get("/to", _redirected)
     app.router.add_get("/loop", _redirected)
     app.router.add_get("/nowhere", _nowhere)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     listening = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=serving)
     await listening.start()
