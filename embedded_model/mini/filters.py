@@ -63,8 +63,15 @@ def shifted_down_right(pictures: Tensor, distance_px: int) -> Tensor:
 def positions(pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Where each pixel's centre lies on the canvas: x (1, W) and y (H, 1), from 0 to 1."""
     height, width = pictures.shape[-2:]
-    x = (torch.arange(width, device=pictures.device, dtype=pictures.dtype) + 0.5) / width
-    y = (torch.arange(height, device=pictures.device, dtype=pictures.dtype) + 0.5) / height
+    x, y = pixel_centres((height, width), pictures)
+    return x / width, y / height
+
+
+def pixel_centres(size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in pixels, for a canvas of `size` (H, W)."""
+    height, width = size
+    x = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5
+    y = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
     return x[None, :], y[:, None]
 
 

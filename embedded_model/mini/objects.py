@@ -86,7 +86,12 @@ def random_edit(words: random.Random, ground: Ground, *, held_out: bool = False)
 
 
 def random_object(
-    words: random.Random, place: str, colours: Collection[str], taken: Collection[Paint] = (), *, trained_only: bool = True
+    words: random.Random,
+    place: str,
+    colours: Collection[str],
+    taken: Collection[Paint] = (),
+    *,
+    trained_only: bool = True,
 ) -> Object:
     """An object unlike those `taken`, somewhere around the middle of its place."""
     paints = TRAINED_PAINTS[place] if trained_only else ALL_PAINTS

@@ -1,6 +1,6 @@
 """Drawn scenes: a ground and objects in the nine cells of a grid over the canvas, at most one in each.
 
-`Object` and `Ground` describe one scene in words and numbers; `Scene` holds a batch of them as tensors, which `draw` draws.
+`Object` and `Ground` describe one scene in words and numbers; `Scene` holds a batch of them as tensors, for `draw`.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from embedded_model.mini.filters import RGB
+from embedded_model.mini.filters import RGB, pixel_centres
 from embedded_model.mini.shapes import SHAPES
 
 COLOURS: Mapping[str, RGB] = MappingProxyType(
@@ -83,7 +83,7 @@ def scene(grounds: Sequence[Ground], objects: Sequence[Sequence[Object]], photog
     """One scene of each ground with its objects, on the device of the photographs (B, 3, H, W)."""
     cells = [_cells(row) for row in objects]
 
-    def tensor(values: list[object]) -> Tensor:
+    def tensor(values: Sequence[object]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=photographs.device)
 
     return Scene(
@@ -100,17 +100,20 @@ def scene(grounds: Sequence[Ground], objects: Sequence[Sequence[Object]], photog
 
 def draw(drawn: Scene, size: tuple[int, int]) -> Tensor:
     """Pictures (B, 3, H, W) of the scenes at `size` (H, W); what no object covers is the ground, bit for bit."""
-    ground = draw_ground(drawn, size)
-    cover, paint = _objects(drawn, size)
-    return torch.lerp(ground, paint, cover)
+    return draw_objects(drawn, draw_ground(drawn, size))
+
+
+def draw_objects(drawn: Scene, pictures: Tensor) -> Tensor:
+    """The objects of the scenes over other pictures (B, 3, H, W)."""
+    cover, paint = _objects(drawn, (pictures.shape[-2], pictures.shape[-1]))
+    return torch.lerp(pictures, paint, cover)
 
 
 def draw_ground(drawn: Scene, size: tuple[int, int]) -> Tensor:
     """The scenes without their objects."""
     height, width = size
-    axis = {"device": drawn.waves.device, "dtype": drawn.waves.dtype}
-    x = torch.arange(width, **axis)[None, :] + 0.5 - width / 2
-    y = torch.arange(height, **axis)[:, None] + 0.5 - height / 2
+    x, y = pixel_centres(size, drawn.waves)
+    x, y = x - width / 2, y - height / 2
     cos, sin, period = drawn.waves[:, :, None, None].unbind(1)
     across, along = x * cos + y * sin, y * cos - x * sin
     sharp = period / (2 * math.pi)  # an edge is one pixel wide
@@ -131,9 +134,7 @@ def _objects(drawn: Scene, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     An object never leaves its cell, so that each pixel measures its distance to one object.
     """
     height, width = size
-    axis = {"device": drawn.radius.device, "dtype": drawn.radius.dtype}
-    x = (torch.arange(width, **axis)[None, :] + 0.5).expand(height, width)
-    y = (torch.arange(height, **axis)[:, None] + 0.5).expand(height, width)
+    x, y = pixel_centres(size, drawn.radius)
     column, row = (3 * x / width).long(), (3 * y / height).long()
     cell = 3 * row + column
     unit = min(size) / 3

@@ -14,7 +14,11 @@ from embedded_model.mini.filters import along, luma, positions, rgb
 from embedded_model.mini.tones import Edit, raise_contrast, scale_saturation
 
 FLAKES_SIDE_PX = 128  # the texture repeats after so many pixels
-FLAKES: tuple[tuple[int, float, float], ...] = ((60, 1.1, 0.75), (26, 2.0, 0.95), (8, 3.4, 1.0))  # how many, radius, opacity
+FLAKES: tuple[tuple[int, float, float], ...] = (
+    (60, 1.1, 0.75),
+    (26, 2.0, 0.95),
+    (8, 3.4, 1.0),
+)  # how many, radius, opacity
 
 
 def night(pictures: Tensor) -> Tensor:
