@@ -95,8 +95,8 @@ def fill(template: str, words: random.Random, **values: str) -> str:
 
 
 def commanded(command: str, words: random.Random, *, held_out: bool = False) -> str:
-    """A command in a sentence frame; a statement ("it should ...") is a sentence already."""
-    if " should " in command or " would " in command:
+    """A command in a sentence frame; a statement ("it should ...", "i need ...") is a sentence already."""
+    if " should " in command or " would " in command or command.startswith("i "):
         return command
     frames = phrases.HELD_OUT_COMMAND_FRAMES if held_out else COMMAND_FRAMES
     return fill(words.choice(frames), words, phrase=command)
