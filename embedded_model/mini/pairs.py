@@ -20,7 +20,8 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
         "weather": Single(0.09, tuple(WEATHER)),
         "geometry": Single(0.06, tuple(GEOMETRY)),
         "objects": Objects(0.20),
-        "inpaint": Mixed(0.09, (Repairs(0.6), InMask(0.4, (*TONES, *STYLES, *WEATHER)))),
+        "repairs": Repairs(0.055),
+        "masked": InMask(0.035, (*TONES, *STYLES, *WEATHER)),
         "two_images": Mixed(0.08, (Insertions(0.6), ColourTransfers(0.4))),
         "identity": Nothing(0.05),
     }

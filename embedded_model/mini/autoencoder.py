@@ -1,0 +1,84 @@
+"""The autoencoder: diffusers' `AutoencoderKL`; its encoder is a fixed block transform, its decoder is learned."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+
+from embedded_model.mini.blocks import LATENT_CHANNELS, BlockTransform, fit, write_into
+from embedded_model.mini.device import autocast, compiled
+from embedded_model.mini.photographs import Photographs
+
+CHANNELS = (32, 48, 96, 160)
+CROP = 64
+FITTED_CROPS = 2048
+SHOWN = 8
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """With random weights. Halves thrice; latents are as the encoder gives them, neither scaled nor shifted."""
+    shape: dict[str, Any] = {  # which diffusers declares as tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * len(CHANNELS),
+        "up_block_types": ("UpDecoderBlock2D",) * len(CHANNELS),
+        "block_out_channels": CHANNELS,
+    }
+    return AutoencoderKL(
+        **shape,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+        force_upcast=False,
+    )
+
+
+def fitted_transform(photographs: Photographs) -> BlockTransform:
+    return fit(photographs.crops(FITTED_CROPS, CROP, seed=0) * 2 - 1)
+
+
+class DecoderStage:
+    """Learns to draw pixels from the block transform's latents, for the least squared error with a little absolute."""
+
+    def __init__(self, photographs: Photographs, batch: int, device: torch.device) -> None:
+        self._photographs, self._batch = photographs, batch
+        self.transform = fitted_transform(photographs)
+        self.autoencoder = new_autoencoder()
+        write_into(self.autoencoder.encoder, self.transform)
+        decoder: Any = self.autoencoder.decoder
+        decoder.to(device, memory_format=torch.channels_last)
+        self.modules = nn.ModuleDict({"decoder": decoder})
+        self._decode = compiled(decoder)
+        self._device = device
+
+    def losses(self, step: int) -> Mapping[str, Tensor]:
+        pixels = self._photographs.crops(self._batch, CROP, seed=step + 1) * 2 - 1
+        with autocast(self._device):
+            drawn = self._decode(self._latents(pixels))
+        error = drawn.float() - pixels
+        squared, absolute = error.square().mean(), error.abs().mean()
+        return {"loss": squared + 0.1 * absolute, "psnr_db": psnr_db(squared.detach())}
+
+    @torch.no_grad()
+    def show(self, average: nn.ModuleDict, file: Path) -> None:
+        """Above some crops, below what is left of them."""
+        pixels = self._photographs.crops(SHOWN, 4 * CROP, seed=0) * 2 - 1
+        drawn = average["decoder"](self._latents(pixels))
+        both = torch.stack([pixels, drawn.float().clamp(-1, 1)]) * 127.5 + 127.5
+        sheet = both.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+        Image.fromarray(sheet.round().byte().cpu().numpy()).save(file)
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        return self.transform.encode(pixels).contiguous(memory_format=torch.channels_last)
+
+
+def psnr_db(squared_error: Tensor) -> Tensor:
+    """Of pictures in [-1, 1]."""
+    return 10 * torch.log10(4 / squared_error)

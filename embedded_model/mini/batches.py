@@ -1,0 +1,131 @@
+"""Batches of edits: all groups of tasks mixed by their weights, in one shape."""
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedded_model.mini.flow import MAX_GUIDANCE, guided
+from embedded_model.mini.network import Tokenizers
+from embedded_model.mini.pairs import GROUPS, Pairs, joined
+from embedded_model.mini.photographs import Photographs
+
+GRADUAL = frozenset({"tones", "combinations", "styles", "weather"})
+"""Groups of which a part of an edit makes sense: half a sepia does, half a mirror does not."""
+TWO_IMAGES = "two_images"
+MASKED = "masked"
+"""The group that is edited under a mask, which the network is not told: sampling keeps what is outside."""
+SHOUTED, CAPITALISED = 0.03, 0.3
+_ONE_IMAGE = tuple(zip(*((name, group.weight) for name, group in GROUPS.items() if name != TWO_IMAGES), strict=True))
+"""Names and weights of the groups with one image."""
+_UNSEEN = 16
+"""Side of pictures that are made for their instructions alone, in pixels."""
+_NO_GUIDANCE = 0.6
+"""Share of rows whose guidance is 1."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A picture's side in pixels, how many rows a batch of it has, and how often it comes."""
+
+    pixels: int
+    rows: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures (B, 3, H, W) in [0, 1]; reference: a second picture, or None. ids of both tokenizers (B, TEXT_TOKENS).
+
+    guidance (B,). gradual (B,) bool: whether a part of the edit makes sense.
+    counted (B, 1, H, W): 1 where an error counts.
+    """
+
+    source: Tensor
+    target: Tensor
+    reference: Tensor | None
+    clip_ids: Tensor
+    t5_ids: Tensor
+    guidance: Tensor
+    gradual: Tensor
+    counted: Tensor
+
+
+class EditBatches:
+    """Makes any batch from its number alone."""
+
+    def __init__(
+        self, photographs: Photographs, tokenizers: Tokenizers, sides: tuple[Side, ...], device: torch.device, seed: int
+    ) -> None:
+        self._photographs, self._tokenizers, self._sides = photographs, tokenizers, sides
+        self._device, self._seed = device, seed
+
+    def __getitem__(self, number: int) -> Batch:
+        seed = self._seed + number
+        words = random.Random(seed)
+        generator = torch.Generator(self._device).manual_seed(seed)
+        (side,) = words.choices(self._sides, [side.weight for side in self._sides])
+        two_images = words.random() < GROUPS[TWO_IMAGES].weight
+        rows = max(1, side.rows * 2 // 3) if two_images else side.rows
+        crops = self._photographs.crops(rows, side.pixels, seed)
+        chosen = [TWO_IMAGES] * rows if two_images else words.choices(*_ONE_IMAGE, k=rows)
+        return self._complete(chosen, crops, generator, words)
+
+    def _complete(self, chosen: list[str], crops: Tensor, generator: torch.Generator, words: random.Random) -> Batch:
+        """chosen: each row's group."""
+        pairs, groups = _made(chosen, crops, generator, words)
+        gradual = torch.tensor([group in GRADUAL for group in groups], device=self._device)
+        drawn = torch.rand((2, len(gradual)), generator=generator, device=self._device)
+        guidance = torch.where(drawn[0] < _NO_GUIDANCE, 1.0, 1 + (MAX_GUIDANCE - 1) * drawn[1])
+        exaggerated = guided(pairs.source, pairs.target, guidance)
+        texts = [_cased(text, words) for text in pairs.instructions]
+        return Batch(
+            source=pairs.source,
+            target=torch.where(gradual[:, None, None, None], exaggerated, pairs.target),
+            reference=pairs.reference,
+            clip_ids=self._ids(self._tokenizers.clip, texts),
+            t5_ids=self._ids(self._tokenizers.t5, texts),
+            guidance=guidance,
+            gradual=gradual,
+            counted=torch.ones_like(pairs.source[:, :1]) if pairs.mask is None else pairs.mask,
+        )
+
+    def _ids(self, tokenizer: Any, texts: list[str]) -> Tensor:
+        length = tokenizer.model_max_length
+        ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        return ids.to(self._device, non_blocking=True)
+
+
+def _made(
+    chosen: list[str], crops: Tensor, generator: torch.Generator, words: random.Random
+) -> tuple[Pairs, list[str]]:
+    """Rows of the chosen groups, each group's together, and the group of each. Only masks of MASKED are kept."""
+    parts: list[Pairs] = []
+    groups: list[str] = []
+    for name in dict.fromkeys(chosen):
+        rows = [row for row, other in enumerate(chosen) if other == name]
+        made = GROUPS[name].make(crops[rows], generator, words)
+        mask = made.mask if name == MASKED and made.mask is not None else torch.ones_like(made.source[:, :1])
+        parts.append(replace(made, mask=mask))
+        groups += [name] * len(rows)
+    return joined(parts), groups
+
+
+def _cased(text: str, words: random.Random) -> str:
+    """As people write: some begin with a capital, a few shout."""
+    luck = words.random()
+    if luck < SHOUTED:
+        return text.upper()
+    return text[:1].upper() + text[1:] if luck < SHOUTED + CAPITALISED else text
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """About as many instructions, of all groups by their weights; pictures that nobody sees are made for them."""
+    words, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    texts: list[str] = []
+    for group in GROUPS.values():
+        unseen = torch.zeros(max(1, round(count * group.weight)), 3, _UNSEEN, _UNSEEN)
+        texts += group.make(unseen, generator, words).instructions
+    return [_cased(text, words) for text in texts]

@@ -1,0 +1,51 @@
+"""Where and how training computes: in bfloat16, compiled, on a GPU or on CPU cores."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+class Numbered(Protocol[Item_co]):
+    """A sequence without an end, whose items follow from their numbers."""
+
+    def __getitem__(self, number: int) -> Item_co: ...
+
+
+def training_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def compiled(module: nn.Module) -> Callable[..., Any]:
+    """Compiled for each shape that it meets, which takes a minute the first time."""
+    return torch.compile(module, dynamic=False)
+
+
+def blocks_compiled(transformer: Any) -> None:
+    """Each kind of block once, for all shapes, in place: seconds, where the whole would take minutes a shape."""
+    transformer.compile_repeated_blocks(dynamic=True)
+
+
+def ahead(items: Numbered[Item_co], device: torch.device) -> Callable[[int], Item_co]:
+    """Answers items by number; beside a GPU the next one is made while the last is computed with."""
+    if device.type == "cpu":
+        return items.__getitem__
+    maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    coming: dict[int, Future[Item_co]] = {}
+
+    def take(number: int) -> Item_co:
+        present = coming.pop(number, None) or maker.submit(items.__getitem__, number)
+        item = present.result()
+        coming[number + 1] = maker.submit(items.__getitem__, number + 1)
+        return item
+
+    return take

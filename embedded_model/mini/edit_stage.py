@@ -1,0 +1,106 @@
+"""The second stage: transformer and text encoders learn all edits together, in the autoencoder's latents."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedded_model.mini.batches import TWO_IMAGES, Batch, EditBatches
+from embedded_model.mini.blocks import BLOCK, BlockTransform
+from embedded_model.mini.device import ahead, autocast, blocks_compiled
+from embedded_model.mini.flow import draw, noisy_and_velocity
+from embedded_model.mini.network import Shape, Tokenizers, new_networks
+from embedded_model.mini.pairs import GROUPS
+from embedded_model.mini.photographs import Photographs
+from embedded_model.mini.sampling import edited, pipeline_of
+from embedded_model.mini.sheet import examples, stacked, strip
+from serve.families.flux_kontext import reference_offsets
+from serve.families.flux_kontext_components import PACK
+
+
+class EditStage:
+    """Rows of a batch share a shape; noise, levels and batch follow from the step's number."""
+
+    def __init__(
+        self,
+        batches: EditBatches,
+        photographs: Photographs,
+        transform: BlockTransform,
+        autoencoder: AutoencoderKL,
+        tokenizers: Tokenizers,
+        shape: Shape,
+        device: torch.device,
+    ) -> None:
+        """transform: what the autoencoder's encoder computes. photographs, autoencoder: to show what was learned."""
+        self._batches = ahead(batches, device)
+        self._transform, self._autoencoder, self._tokenizers = transform, autoencoder, tokenizers
+        self._photographs, self._device = photographs, device
+        self.modules = new_networks(tokenizers, shape).to(device)
+        blocks_compiled(self.modules["transformer"])
+
+    def losses(self, step: int) -> Mapping[str, Tensor]:
+        batch = self._batches(step)
+        generator = torch.Generator(self._device).manual_seed(step)
+        source, target = self._latents(batch.source), self._latents(batch.target)
+        pictures = [source] if batch.reference is None else [source, self._latents(batch.reference)]
+        drawn = draw(len(source), batch.gradual, generator)
+        noise = torch.randn(source.shape, generator=generator, device=self._device)
+        noisy, velocity = noisy_and_velocity(source, target, noise, drawn)
+        error = self._velocity(noisy, pictures, drawn.sigma, batch) - pack(velocity)
+        counted = pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True)
+        rows = (error.square() * counted).mean((1, 2)) / counted.mean((1, 2))
+        kind = f"{batch.source.shape[2]} px" if batch.reference is None else TWO_IMAGES
+        return {"loss": rows.mean(), kind: rows.mean()}
+
+    def show(self, average: nn.ModuleDict, file: Path) -> None:
+        """Of each group with one image; the pipeline of diffusers takes no second one."""
+        pipeline = pipeline_of(average, self._autoencoder, self._tokenizers)
+        strips: list[Image.Image] = []
+        for group in (name for name in GROUPS if name != TWO_IMAGES):
+            source, target, asked = examples(self._photographs, group, self._device)
+            strips.append(strip(source, target, edited(pipeline, source, asked), asked))
+        stacked(strips, file)
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        return self._transform.encode(pixels * 2 - 1)
+
+    def _velocity(self, noisy: Tensor, pictures: list[Tensor], sigma: Tensor, batch: Batch) -> Tensor:
+        """(B, tokens, channels) float32, of the noisy picture's tokens."""
+        tokens = pack(noisy)
+        with autocast(self._device):
+            pooled = self.modules["text_encoder"](input_ids=batch.clip_ids).pooler_output
+            text = self.modules["text_encoder_2"](input_ids=batch.t5_ids).last_hidden_state
+            velocity = self.modules["transformer"](
+                hidden_states=torch.cat([tokens, *map(pack, pictures)], dim=1),
+                timestep=sigma,
+                guidance=batch.guidance,
+                pooled_projections=pooled,
+                encoder_hidden_states=text,
+                txt_ids=torch.zeros(text.shape[1], 3, device=self._device),
+                img_ids=positions(noisy, pictures).to(self._device),
+                return_dict=False,
+            )[0]
+        return velocity[:, : tokens.shape[1]].float()
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(B, C, h, w) to tokens (B, h/2 * w/2, 4 C), as FLUX does."""
+    return functional.pixel_unshuffle(latents, PACK).flatten(2).transpose(1, 2)
+
+
+def positions(noisy: Tensor, pictures: list[Tensor]) -> Tensor:
+    """(tokens of all, 3): picture index, row and column, as the server tells them to the transformer."""
+    grids = [(picture.shape[2] // PACK, picture.shape[3] // PACK) for picture in (noisy, *pictures)]
+    offsets = [(0, 0), *reference_offsets(grids[1:])]
+    return torch.cat(
+        [_grid(min(i, 1), *offset, grid) for i, (offset, grid) in enumerate(zip(offsets, grids, strict=True))]
+    )
+
+
+def _grid(index: int, top: int, left: int, grid: tuple[int, int]) -> Tensor:
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    return torch.stack([torch.full_like(rows, index), rows + top, columns + left], dim=-1).reshape(-1, 3).float()
