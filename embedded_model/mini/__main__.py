@@ -6,6 +6,7 @@
 
 import argparse
 import logging
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from embedded_model.mini.autoencoder import DecoderStage, fitted_transform, new_autoencoder
-from embedded_model.mini.batches import EditBatches, Side, sentences
+from embedded_model.mini.batches import EditBatches, Format, sentences
 from embedded_model.mini.blocks import BlockTransform, write_into
 from embedded_model.mini.device import training_device
 from embedded_model.mini.edit_stage import EditStage
@@ -27,8 +28,8 @@ from embedded_model.mini.photographs import Photographs
 WORK = Path(".cache/embedded_model")
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 TOKENIZED_SENTENCES = 40_000
-SIDES = ((128, 1.0, 0.5), (256, 0.25, 0.4), (512, 0.0625, 0.1))
-"""Side in pixels, rows as a share of the batch (so that each has as many pixels), and how often it comes."""
+FORMATS = (((128, 128), 0.4), ((256, 256), 0.3), ((256, 384), 0.05), ((384, 256), 0.05), ((512, 512), 0.2))
+"""Heights and widths in pixels, and how often each comes. Larger ones have fewer rows a batch, as many pixels."""
 
 
 def main() -> None:
@@ -50,8 +51,8 @@ def _edits(arguments: argparse.Namespace) -> None:
     device = training_device()
     photographs = Photographs(arguments.work / "cache", device)
     tokenizers = _tokenizers(arguments.work)
-    sides = tuple(Side(side, max(1, round(arguments.batch * share)), weight) for side, share, weight in SIDES)
-    batches = EditBatches(photographs, tokenizers, sides, device, arguments.seed)
+    formats = tuple(Format(size, _rows(arguments.batch, size), weight) for size, weight in FORMATS)
+    batches = EditBatches(photographs, tokenizers, formats, device, arguments.seed)
     transform = fitted_transform(photographs)
     autoencoder: Any = _autoencoder(arguments.work, transform)
     autoencoder.to(device)
@@ -75,6 +76,12 @@ def _autoencoder(work: Path, transform: BlockTransform) -> AutoencoderKL:
     if (work / "decoder" / "state.pt").exists():
         load_average(nn.ModuleDict({"decoder": autoencoder.decoder}), work / "decoder")
     return autoencoder.requires_grad_(False).eval()
+
+
+def _rows(batch: int, size: tuple[int, int]) -> int:
+    """As many as have the pixels of `batch` pictures of the smallest format."""
+    least = min(math.prod(other) for other, _ in FORMATS)
+    return max(1, batch * least // math.prod(size))
 
 
 def _tokenizers(work: Path) -> Tokenizers:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from embedded_model.mini.blocks import LATENT_CHANNELS, BlockTransform, fit, write_into
 from embedded_model.mini.device import autocast, compiled
 from embedded_model.mini.photographs import Photographs
+from embedded_model.mini.steady import steady_decoder
 
 CHANNELS = (32, 48, 96, 160)
-CROP = 64
+CROP = (64, 64)
 FITTED_CROPS = 2048
-SHOWN = 8
+SHOWN, SHOWN_CROP = 8, (256, 256)
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -52,10 +53,11 @@ class DecoderStage:
         self.transform = fitted_transform(photographs)
         self.autoencoder = new_autoencoder()
         write_into(self.autoencoder.encoder, self.transform)
+        steady_decoder(self.autoencoder.decoder)
         decoder: Any = self.autoencoder.decoder
         decoder.to(device, memory_format=torch.channels_last)
         self.modules = nn.ModuleDict({"decoder": decoder})
-        self._decode = compiled(decoder)
+        self._decode = compiled(decoder, device)
         self._device = device
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
@@ -69,7 +71,7 @@ class DecoderStage:
     @torch.no_grad()
     def show(self, average: nn.ModuleDict, file: Path) -> None:
         """Above some crops, below what is left of them."""
-        pixels = self._photographs.crops(SHOWN, 4 * CROP, seed=0) * 2 - 1
+        pixels = self._photographs.crops(SHOWN, SHOWN_CROP, seed=0) * 2 - 1
         drawn = average["decoder"](self._latents(pixels))
         both = torch.stack([pixels, drawn.float().clamp(-1, 1)]) * 127.5 + 127.5
         sheet = both.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)

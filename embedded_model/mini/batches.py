@@ -27,10 +27,10 @@ _NO_GUIDANCE = 0.6
 
 
 @dataclass(frozen=True)
-class Side:
-    """A picture's side in pixels, how many rows a batch of it has, and how often it comes."""
+class Format:
+    """Height and width in pixels, how many rows a batch of it has, and how often it comes."""
 
-    pixels: int
+    size: tuple[int, int]
     rows: int
     weight: float
 
@@ -57,19 +57,24 @@ class EditBatches:
     """Makes any batch from its number alone."""
 
     def __init__(
-        self, photographs: Photographs, tokenizers: Tokenizers, sides: tuple[Side, ...], device: torch.device, seed: int
+        self,
+        photographs: Photographs,
+        tokenizers: Tokenizers,
+        formats: tuple[Format, ...],
+        device: torch.device,
+        seed: int,
     ) -> None:
-        self._photographs, self._tokenizers, self._sides = photographs, tokenizers, sides
+        self._photographs, self._tokenizers, self._formats = photographs, tokenizers, formats
         self._device, self._seed = device, seed
 
     def __getitem__(self, number: int) -> Batch:
         seed = self._seed + number
         words = random.Random(seed)
         generator = torch.Generator(self._device).manual_seed(seed)
-        (side,) = words.choices(self._sides, [side.weight for side in self._sides])
+        (shape,) = words.choices(self._formats, [shape.weight for shape in self._formats])
         two_images = words.random() < GROUPS[TWO_IMAGES].weight
-        rows = max(1, side.rows * 2 // 3) if two_images else side.rows
-        crops = self._photographs.crops(rows, side.pixels, seed)
+        rows = max(1, shape.rows * 2 // 3) if two_images else shape.rows
+        crops = self._photographs.crops(rows, shape.size, seed)
         chosen = [TWO_IMAGES] * rows if two_images else words.choices(*_ONE_IMAGE, k=rows)
         return self._complete(chosen, crops, generator, words)
 

@@ -40,7 +40,7 @@ class EditStage:
         self._transform, self._autoencoder, self._tokenizers = transform, autoencoder, tokenizers
         self._photographs, self._device = photographs, device
         self.modules = new_networks(tokenizers, shape).to(device)
-        blocks_compiled(self.modules["transformer"])
+        blocks_compiled(self.modules["transformer"], device)
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
         batch = self._batches(step)
@@ -53,7 +53,7 @@ class EditStage:
         error = self._velocity(noisy, pictures, drawn.sigma, batch) - pack(velocity)
         counted = pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True)
         rows = (error.square() * counted).mean((1, 2)) / counted.mean((1, 2))
-        kind = f"{batch.source.shape[2]} px" if batch.reference is None else TWO_IMAGES
+        kind = f"{batch.source.shape[3]}x{batch.source.shape[2]}" if batch.reference is None else TWO_IMAGES
         return {"loss": rows.mean(), kind: rows.mean()}
 
     def show(self, average: nn.ModuleDict, file: Path) -> None:

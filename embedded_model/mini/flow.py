@@ -1,7 +1,8 @@
 """What the transformer learns to say: the velocity from a picture to noise (Liu et al. 2022), an edit's included.
 
-A strength below 1 starts from the source's own latents under noise. So that it gives a part of the edit, some noisy
-latents show a part of it, and what is wanted of them is the part that the way down to no noise adds.
+A strength of s starts from the source's own latents at the noise level s. Where the whole edit's latents are told to be
+the end, Euler's steps down to no noise add just the part s of the edit. So some noisy latents of the training show a
+part of the edit, with the whole as the end all the same.
 """
 
 from dataclasses import dataclass
@@ -34,14 +35,9 @@ def draw(rows: int, gradual: Tensor, generator: torch.Generator) -> Drawn:
 
 
 def noisy_and_velocity(source: Tensor, target: Tensor, noise: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
-    """Latents (B, C, h, w) at the drawn level, and the velocity there: noise less what is wanted.
-
-    From the source at level s straight down to 0, the part sigma + (1 - sigma) * shown stays s all the way, so that a
-    strength of s ends at s of the edit.
-    """
+    """Latents (B, C, h, w) at the drawn level, and their velocity: the noise less the whole edit's latents."""
     sigma, shown = (x[:, None, None, None] for x in (drawn.sigma, drawn.shown))
-    wanted = torch.lerp(source, target, sigma + (1 - sigma) * shown)
-    return torch.lerp(torch.lerp(source, target, shown), noise, sigma), noise - wanted
+    return torch.lerp(torch.lerp(source, target, shown), noise, sigma), noise - target
 
 
 def guided(source: Tensor, target: Tensor, guidance: Tensor) -> Tensor:

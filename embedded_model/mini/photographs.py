@@ -23,19 +23,29 @@ class Photographs:
             for photograph in training_photographs(cache)
         ]
 
-    def crops(self, count: int, side: int, seed: int) -> Tensor:
-        """(count, 3, side, side) float32 in [0, 1]: mirrored at random, half of them recoloured."""
+    def crops(self, count: int, size: tuple[int, int], seed: int) -> Tensor:
+        """(count, 3, height, width) float32 in [0, 1]: mirrored at random, half of them recoloured. size: of those two.
+
+        Raises ValueError where no photograph is so large.
+        """
         choose = random.Random(seed)
-        pixels = torch.stack([self._crop(side, choose) for _ in range(count)]).float() / 255
+        fitting = [[scale for scale in scales if _holds(scale, size)] for scales in self._scales]
+        fitting = [scales for scales in fitting if scales]
+        if not fitting:
+            raise ValueError(f"no photograph has {size[1]}x{size[0]} pixels")
+        pixels = torch.stack([_crop(choose.choice(choose.choice(fitting)), size, choose) for _ in range(count)]) / 255
         generator = torch.Generator(self._device).manual_seed(seed)
         return _recoloured(pixels, generator)
 
-    def _crop(self, side: int, choose: random.Random) -> Tensor:
-        photograph = choose.choice(self._scales)
-        scale = choose.choice([scale for scale in photograph if min(scale.shape[1:]) >= side])
-        top, left = (choose.randint(0, size - side) for size in scale.shape[1:])
-        crop = scale[:, top : top + side, left : left + side]
-        return crop.flip(2) if choose.random() < 0.5 else crop
+
+def _holds(picture: Tensor, size: tuple[int, int]) -> bool:
+    return picture.shape[1] >= size[0] and picture.shape[2] >= size[1]
+
+
+def _crop(picture: Tensor, size: tuple[int, int], choose: random.Random) -> Tensor:
+    top, left = choose.randint(0, picture.shape[1] - size[0]), choose.randint(0, picture.shape[2] - size[1])
+    crop = picture[:, top : top + size[0], left : left + size[1]]
+    return crop.flip(2) if choose.random() < 0.5 else crop
 
 
 def _recoloured(pixels: Tensor, generator: torch.Generator) -> Tensor:

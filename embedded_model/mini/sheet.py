@@ -18,7 +18,9 @@ _SEED = 7
 def examples(photographs: Photographs, group: str, device: torch.device) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Sources and targets (ROWS, 3, SIDE, SIDE) in [0, 1], and what is asked in held-out words."""
     generator = torch.Generator(device).manual_seed(_SEED)
-    pairs = GROUPS[group].make(photographs.crops(ROWS, SIDE, _SEED), generator, random.Random(_SEED), held_out=True)
+    pairs = GROUPS[group].make(
+        photographs.crops(ROWS, (SIDE, SIDE), _SEED), generator, random.Random(_SEED), held_out=True
+    )
     return pairs.source, pairs.target, pairs.instructions
 
 

@@ -45,6 +45,21 @@ FAMILIES: dict[str, FamilyEntry] = {
         ("text_encoder", "text_encoder_2", "vae_encoder", "vae_decoder", "denoiser"),
         hub=True,
     ),
+    "flux_kontext_mini": FamilyEntry(
+        "serve.families.flux_kontext:load",
+        ModelFacts(
+            default_steps=8,
+            default_strength=1.0,
+            default_guidance=1.0,
+            has_guidance=True,
+            max_images=2,
+            reference_pixels=512 * 512,
+            draw_min=256,
+            draw_max=512,
+            multiple=16,
+        ),
+        ("text_encoder", "text_encoder_2", "vae_encoder", "vae_decoder", "denoiser"),
+    ),
     "pixel_edit": FamilyEntry(
         "serve.families.pixel_edit:load",
         ModelFacts(

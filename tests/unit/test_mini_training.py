@@ -1,0 +1,301 @@
+"""The new embedded model's networks and training: latents, noise, batches, and runs that are stopped and go on."""
+
+import os
+import random
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_flux import FluxPosEmbed
+from torch import Tensor, nn
+
+from embedded_model.mini.autoencoder import new_autoencoder
+from embedded_model.mini.batches import GRADUAL, MASKED, TWO_IMAGES, Batch, EditBatches, Format, sentences
+from embedded_model.mini.blocks import BLOCK, LATENT_CHANNELS, BlockTransform, fit, write_into
+from embedded_model.mini.flow import MAX_GUIDANCE, Drawn, guided, noisy_and_velocity
+from embedded_model.mini.loop import Run, Schedule, load_average
+from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, train_tokenizers
+from embedded_model.mini.photographs import Photographs
+from embedded_model.mini.steady import steady_decoder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    """(24, 3, 64, 64) in [-1, 1], smooth as photographs are."""
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.rand((24, 3, 80, 80), generator=generator) * 2 - 1
+    return nn.functional.avg_pool2d(nn.functional.avg_pool2d(rough, 9, stride=1), 9, stride=1) * 6
+
+
+@pytest.fixture(scope="module")
+def transform(pictures: Tensor) -> BlockTransform:
+    return fit(pictures)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(transform: BlockTransform) -> AutoencoderKL:
+    made = new_autoencoder()
+    write_into(made.encoder, transform)
+    return made.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> Tokenizers:
+    return train_tokenizers(sentences(600))
+
+
+def test_the_encoder_of_diffusers_computes_the_block_transform(
+    autoencoder: AutoencoderKL, transform: BlockTransform, pictures: Tensor
+):
+    encoded = cast(Any, autoencoder.encode(pictures)).latent_dist
+
+    assert torch.allclose(encoded.mode(), transform.encode(pictures), atol=5e-3)  # the constants' own rounding
+    assert encoded.std.max() < 1e-6
+
+
+def test_the_encoder_computes_it_in_bfloat16_as_well(transform: BlockTransform, pictures: Tensor):
+    half = new_autoencoder()
+    write_into(half.encoder, transform)
+    expected = transform.encode(pictures)
+
+    latents = cast(Any, half.to(torch.bfloat16).encode(pictures.bfloat16())).latent_dist.mode()
+
+    assert (latents.float() - expected).square().mean().sqrt() < 0.01 * expected.square().mean().sqrt()
+
+
+def test_what_latents_keep_of_smooth_pictures_is_nearly_all(transform: BlockTransform, pictures: Tensor):
+    error = (transform.invert(transform.encode(pictures)) - pictures).square().mean()
+
+    assert 10 * torch.log10(4 / error) > 40
+
+
+def test_latents_have_a_variance_of_about_one(transform: BlockTransform, pictures: Tensor):
+    assert transform.encode(pictures).square().mean() == pytest.approx(1, abs=0.05)
+
+
+def test_mirrored_pictures_have_mirrored_latents(transform: BlockTransform, pictures: Tensor):
+    """Each component is even or odd, so that mirroring a block leaves or turns its sign."""
+    there, mirrored = transform.encode(pictures), transform.encode(pictures.flip(3)).flip(3)
+
+    signs = (there * mirrored).sum((0, 2, 3)).sign()
+
+    assert torch.allclose(mirrored, there * signs[:, None, None], atol=1e-3)
+
+
+def test_an_encoder_without_room_for_the_transform_is_refused(transform: BlockTransform):
+    shape: dict[str, Any] = {**new_autoencoder().config, "block_out_channels": (32, 48, 96, 64)}
+    narrow = AutoencoderKL.from_config(shape)
+
+    with pytest.raises(ValueError, match="no room for 4 latents, twice, and a pair of constants"):
+        write_into(narrow.encoder, transform)
+
+
+def test_a_fresh_decoder_draws_a_part_of_a_picture_whatever_the_rest_is():
+    """As group normalisation alone does not, which divides by the spread of the whole."""
+    torch.manual_seed(0)
+    decoder = new_autoencoder().decoder
+    latents = torch.randn(2, LATENT_CHANNELS, 4, 32)
+    latents[1, :, :, :16] = latents[0, :, :, :16]
+    latents[1, :, :, 16:] *= 8
+
+    def change() -> Tensor:
+        one, other = decoder(latents)[:, :, :, :32]  # 12 cells from where the two differ
+        return (one - other).abs().mean() / one.std()
+
+    normalised = change()
+    steady_decoder(decoder)
+
+    assert change() < 0.1 * normalised
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (32, 32), (16, 24)])
+def test_some_heads_begin_by_looking_at_the_same_place_of_the_source(tokenizers: Tokenizers, grid: tuple[int, int]):
+    attention: Any = cast(Any, new_networks(tokenizers, Shape(1, 1))["transformer"]).transformer_blocks[0].attn
+    rows, columns = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, grid), indexing="ij"))
+    places = torch.cat([torch.stack([torch.full_like(rows, index), rows, columns], -1) for index in (0, 1)]).float()
+    rotary = FluxPosEmbed(10_000, [16, 24, 24])(places)
+    hidden = torch.randn(1, len(places), 256, generator=torch.Generator().manual_seed(0))
+
+    query, key = (
+        apply_rotary_emb(norm(project(hidden).unflatten(-1, (4, 64))), rotary, sequence_dim=1)[0, :, 0]
+        for norm, project in ((attention.norm_q, attention.to_q), (attention.norm_k, attention.to_k))
+    )
+
+    drawn = len(rows)
+    assert torch.equal((query @ key.T)[:drawn].argmax(1), torch.arange(drawn) + drawn)
+
+
+def test_tokenizers_are_kept_and_read_any_text(tmp_path: Path, tokenizers: Tokenizers):
+    kept = kept_tokenizers(tmp_path, lambda: sentences(600))
+
+    for text in ("make it Sepia", "", "日本 ü \U0001f600", "x" * 500):
+        for made, read in ((tokenizers.clip, kept.clip), (tokenizers.t5, kept.t5)):
+            ids = cast(Any, read)(text, padding="max_length", max_length=40, truncation=True)["input_ids"]
+            assert ids == cast(Any, made)(text, padding="max_length", max_length=40, truncation=True)["input_ids"]
+            assert len(ids) == 40
+
+
+def test_a_strength_s_that_starts_from_the_source_ends_at_the_part_s_of_the_edit():
+    source, target = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
+    noise = torch.randn((1, 4, 2, 2), generator=torch.Generator().manual_seed(1))
+    strength, steps = 0.6, 6
+    latents = torch.lerp(source, noise, strength)
+    for step in range(steps):
+        sigma = torch.tensor([strength * (1 - step / steps)])
+        shown = (strength - sigma) / (1 - sigma)
+        on_the_way, velocity = noisy_and_velocity(source, target, noise, Drawn(sigma, shown))
+        assert torch.allclose(on_the_way, latents, atol=1e-5)
+        latents = latents - velocity * strength / steps
+
+    assert torch.allclose(latents, torch.full_like(latents, strength), atol=1e-5)
+
+
+def test_guidance_one_is_the_edit_and_the_most_is_twice_the_change():
+    source, target = torch.full((2, 3, 1, 1), 0.4), torch.full((2, 3, 1, 1), 0.5)
+
+    assert torch.allclose(
+        guided(source, target, torch.tensor([1.0, MAX_GUIDANCE]))[:, 0, 0, 0], torch.tensor([0.5, 0.6])
+    )
+
+
+@pytest.fixture(scope="module")
+def batches(tokenizers: Tokenizers) -> EditBatches:
+    formats = (Format((32, 48), 12, 0.5), Format((64, 64), 6, 0.5))
+    return EditBatches(cast(Photographs, _Colours()), tokenizers, formats, CPU, seed=3)
+
+
+def test_a_batch_follows_from_its_number_alone(batches: EditBatches):
+    one, again, other = batches[5], batches[5], batches[6]
+
+    for name in (f.name for f in fields(Batch)):
+        first, second = getattr(one, name), getattr(again, name)
+        assert (first is None and second is None) or torch.equal(first, second), name
+    assert one.t5_ids.shape != other.t5_ids.shape or not torch.equal(one.t5_ids, other.t5_ids)
+
+
+def test_batches_have_every_format_and_now_and_then_a_second_picture(batches: EditBatches):
+    made = [batches[number] for number in range(60)]
+
+    assert {batch.source.shape[2:] for batch in made} == {(32, 48), (64, 64)}
+    assert 1 <= sum(batch.reference is not None for batch in made) <= 15
+    for batch in made:
+        assert batch.source.shape == batch.target.shape
+        assert len({len(tensor) for tensor in (batch.source, batch.clip_ids, batch.guidance, batch.gradual)}) == 1
+
+
+def test_only_where_an_edit_is_masked_the_rest_does_not_count(batches: EditBatches):
+    partly = 0
+    for number in range(40):
+        batch = batches[number]
+        masked = batch.counted.amin((1, 2, 3)) == 0
+        outside = batch.counted == 0
+        assert torch.equal((batch.source * outside)[masked], (batch.target * outside)[masked])
+        partly += int(masked.sum())
+    assert partly > 0
+    assert MASKED not in GRADUAL
+    assert TWO_IMAGES not in GRADUAL
+
+
+@dataclass
+class _Colours:
+    """Stands for photographs: smooth pictures of any size."""
+
+    def crops(self, count: int, size: tuple[int, int], seed: int) -> Tensor:
+        coarse = torch.rand((count, 3, 4, 4), generator=torch.Generator().manual_seed(seed))
+        return nn.functional.interpolate(coarse, size, mode="bilinear")
+
+
+@dataclass
+class _Line:
+    """Learns a line's slope. stop_at: the step at which it is asked to stop, by the signal that ends a process."""
+
+    stop_at: int | None = None
+    broken_at: int | None = None
+    shown: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.modules = nn.ModuleDict({"line": nn.Linear(3, 1)})
+
+    def losses(self, step: int) -> Mapping[str, Tensor]:
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        x = torch.randn((8, 3), generator=torch.Generator().manual_seed(step))
+        loss = (self.modules["line"](x) - x.sum(1, keepdim=True)).square().mean()
+        return {"loss": loss * float("nan") if step == self.broken_at else loss}
+
+    def show(self, average: nn.ModuleDict, file: Path) -> None:
+        self.shown.append(file.name)
+
+
+SCHEDULE = Schedule(steps=40, rate=0.1, warmup=4, log_every=5, save_every=10)
+
+
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path):
+    whole, first, second = _Line(), _Line(stop_at=17), _Line()
+    assert Run(whole, SCHEDULE, tmp_path / "whole", CPU).train()
+
+    stopped = Run(first, SCHEDULE, tmp_path / "parts", CPU)
+    assert not stopped.train()
+    assert stopped.done == 18
+    assert Run(second, SCHEDULE, tmp_path / "parts", CPU).train()
+
+    for name, weight in whole.modules.state_dict().items():
+        assert torch.equal(weight, second.modules.state_dict()[name])
+    averages = [_Line().modules for _ in range(2)]
+    assert [load_average(m, tmp_path / p) for m, p in zip(averages, ("whole", "parts"), strict=True)] == [40, 40]
+    assert torch.equal(*(cast(nn.Linear, modules["line"]).weight for modules in averages))
+
+
+def test_a_run_learns_and_shows_and_logs_it(tmp_path: Path):
+    line = _Line()
+
+    Run(line, SCHEDULE, tmp_path, CPU).train()
+
+    rows = [row.split(",") for row in (tmp_path / "losses.csv").read_text().splitlines()[1:]]
+    assert [int(row[0]) for row in rows] == [*range(5, 45, 5)]
+    assert float(rows[-1][3]) < 0.1 * float(rows[0][3])
+    assert line.shown[0] == "step-000010.png"
+    assert line.shown[-1] == "step-000040.png"
+
+
+def test_a_run_ends_after_its_minutes(tmp_path: Path):
+    run = Run(_Line(), replace(SCHEDULE, steps=10**9, minutes=0.005), tmp_path, CPU)
+
+    assert run.train()
+    assert 0 < run.done < 10**6
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path):
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 15"):
+        Run(_Line(broken_at=12), SCHEDULE, tmp_path, CPU).train()
+    assert load_average(_Line().modules, tmp_path) == 10
+
+
+def test_the_photographs_crops_have_any_size_and_follow_from_the_seed():
+    photographs = Photographs.__new__(Photographs)
+    choose = random.Random(0)
+    scales = [[torch.randint(0, 255, (3, side, 2 * side), dtype=torch.uint8) for side in (40, 80)] for _ in range(3)]
+    vars(photographs).update(_device=CPU, _scales=scales)
+
+    for size in ((16, 32), (64, 16), (80, 160)):
+        seed = choose.randrange(100)
+        crops = photographs.crops(3, size, seed)
+        assert crops.shape == (3, 3, *size)
+        assert torch.equal(crops, photographs.crops(3, size, seed))
+        assert crops.min() >= 0
+        assert crops.max() <= 1
+    with pytest.raises(ValueError, match="no photograph has 16x96 pixels"):
+        photographs.crops(1, (96, 16), 0)
+
+
+def test_a_block_is_the_side_of_a_latent_cell():
+    assert 2 ** (len(new_autoencoder().config["block_out_channels"]) - 1) == BLOCK
