@@ -62,11 +62,11 @@ def test_the_encoder_of_diffusers_computes_the_block_transform(
 
 
 def test_the_encoder_computes_it_in_bfloat16_as_well(transform: BlockTransform, pictures: Tensor):
-    half = new_autoencoder()
+    half: Any = new_autoencoder()
     write_into(half.encoder, transform)
     expected = transform.encode(pictures)
 
-    latents = cast(Any, half.to(torch.bfloat16).encode(pictures.bfloat16())).latent_dist.mode()
+    latents = half.to(torch.bfloat16).encode(pictures.bfloat16()).latent_dist.mode()
 
     assert (latents.float() - expected).square().mean().sqrt() < 0.01 * expected.square().mean().sqrt()
 
@@ -92,7 +92,7 @@ def test_mirrored_pictures_have_mirrored_latents(transform: BlockTransform, pict
 
 def test_an_encoder_without_room_for_the_transform_is_refused(transform: BlockTransform):
     shape: dict[str, Any] = {**new_autoencoder().config, "block_out_channels": (32, 48, 96, 64)}
-    narrow = AutoencoderKL.from_config(shape)
+    narrow: Any = AutoencoderKL.from_config(shape)
 
     with pytest.raises(ValueError, match="no room for 4 latents, twice, and a pair of constants"):
         write_into(narrow.encoder, transform)
@@ -125,7 +125,7 @@ def test_some_heads_begin_by_looking_at_the_same_place_of_the_source(tokenizers:
     hidden = torch.randn(1, len(places), 256, generator=torch.Generator().manual_seed(0))
 
     query, key = (
-        apply_rotary_emb(norm(project(hidden).unflatten(-1, (4, 64))), rotary, sequence_dim=1)[0, :, 0]
+        cast(Tensor, apply_rotary_emb(norm(project(hidden).unflatten(-1, (4, 64))), rotary, sequence_dim=1))[0, :, 0]
         for norm, project in ((attention.norm_q, attention.to_q), (attention.norm_k, attention.to_k))
     )
 
@@ -177,7 +177,7 @@ def test_a_batch_follows_from_its_number_alone(batches: EditBatches):
 
     for name in (f.name for f in fields(Batch)):
         first, second = getattr(one, name), getattr(again, name)
-        assert (first is None and second is None) or torch.equal(first, second), name
+        assert first is second is None or torch.equal(first, cast(Tensor, second)), name
     assert one.t5_ids.shape != other.t5_ids.shape or not torch.equal(one.t5_ids, other.t5_ids)
 
 
