@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -214,7 +215,8 @@ class Ingress:
     async def description(self, request: Request) -> Response:
         """This API, for programs to read."""
         needs_key = self._settings.auth.keys_file is not None
-        return JSONResponse(described(request.app, prefix=request.scope["root_path"].rstrip("/"), needs_key=needs_key))
+        prefix = urlsplit(self._settings.server.public_url).path or request.scope["root_path"]
+        return JSONResponse(described(request.app, prefix=prefix.rstrip("/"), needs_key=needs_key))
 
     @api.get("/healthz", responses=LIFE_ANSWERS)
     async def healthz(self) -> dict[str, str]:

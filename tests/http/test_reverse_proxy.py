@@ -2,10 +2,7 @@
 
 import base64
 import io
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,61 +15,35 @@ from PIL import Image
 
 from tests.http.api import EDITS, canvas_request, draw, drawing_request, files, pixels, refusal
 from tests.http.conftest import TINY, Server, free_port
+from tests.http.nginx import nginx
 from tests.http.test_life import Stats
 from tests.http.test_streams import COMPLETED, PARTIAL, PROGRESS, WATCHED, arriving
 from tests.http.wire import Wire
 from tests.waiting import eventually
 
 README = Path(__file__).parents[2] / "README.md"
-OWN_FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-STOP_S = 10
 
 
-def _nginx() -> str:
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if found is None and os.environ.get("CI") == "true":
-        raise AssertionError("CI needs nginx; Debian has it in the package nginx")
-    if found is None:
-        pytest.skip("there is no nginx here; Debian has it in the package nginx")
-    return found
-
-
-def _configuration(server: Server, folder: Path, port: int) -> str:
+def _block(server: Server, port: int) -> str:
     """The README's, for this server, without TLS."""
     (told,) = re.findall(r"```nginx\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     for ours, readmes in ((f"listen 127.0.0.1:{port};", r"listen 443 ssl;"), ("", r"ssl_certificate\w* .*?;")):
         told, count = re.subn(readmes, ours, told)
         assert count
-    told = told.replace("http://127.0.0.1:8000", server.url)
-    temporary = "".join(f"{name}_temp_path {folder / name};\n" for name in OWN_FOLDERS)
-    return f"daemon off;\npid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{told}}}\n"
+    return told.replace("http://127.0.0.1:8000", server.url)
 
 
 @pytest.fixture(scope="module")
 def url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
-    (folder / "nginx.conf").write_text(_configuration(server, folder, port))
-    command = [_nginx(), "-c", str(folder / "nginx.conf"), "-e", str(folder / "errors")]
-    nginx = subprocess.Popen(command)
-    try:
-        eventually(lambda: _answers(f"http://127.0.0.1:{port}/healthz"))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        nginx.terminate()
-        nginx.wait(STOP_S)
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    with nginx(_block(server, port), f"{url}/healthz", tmp_path_factory.mktemp("nginx")):
+        yield url
 
 
 @pytest.fixture
 def outside(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=120) as client:
         yield client
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_an_edit_and_its_errors_come_through_as_they_are(outside: httpx.Client, http: httpx.Client) -> None:
