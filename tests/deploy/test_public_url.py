@@ -22,6 +22,7 @@ models: [{{id: open, family: flux_kontext, weights: {folder}/weights, backend: s
 storage: {{folder: {folder}/files}}
 server: {{cache_folder: {folder}/cache, public_url: "{url}"}}
 auth: {{keys_file: {folder}/keys.yaml}}
+links: {{hosts: [localhost]}}
 """
 BLOCK = """
 server {{
@@ -92,3 +93,11 @@ def test_the_official_client_and_the_command_reach_it(published: Published, tmp_
     command = [RETOUCH, "edit", str(photo), "make it red", "--url", published.url, "--api-key", published.key]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_picture_behind_a_link_is_not_fetched_from_this_network_though_its_host_is_allowed(
+    published: Published,
+) -> None:
+    refused = _edit(published, images=["https://localhost/photo.png"])
+    assert refusal(refused) == (400, "invalid_request_error", "invalid_value", "images[0]")
+    assert refused.json()["error"]["message"] == "images[0] leads to an address that is not public"

@@ -1,6 +1,7 @@
 """A real nginx before a server."""
 
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Generator
@@ -19,9 +20,12 @@ STOP_S = 10
 @contextmanager
 def nginx(block: str, url: str, folder: Path) -> Generator[None]:
     """With this `server` block, once it answers at `url`. folder: for all that it writes."""
+    user = pwd.getpwuid(os.getuid()).pw_name  # by default it is another's, who may not write here
     temporary = "".join(f"{name}_temp_path {folder / name};\n" for name in OWN_FOLDERS)
     file = folder / "nginx.conf"
-    file.write_text(f"daemon off;\npid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{block}}}\n")
+    file.write_text(
+        f"user {user};\ndaemon off;\npid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{block}}}\n"
+    )
     process = subprocess.Popen([_program(), "-c", str(file), "-e", str(folder / "errors")])
     try:
         eventually(lambda: _answers(url))

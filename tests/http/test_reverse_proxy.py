@@ -60,7 +60,7 @@ def test_a_link_leads_through_the_proxy(outside: httpx.Client, url: str) -> None
 
 
 def test_pictures_as_large_as_the_server_takes_them_pass(outside: httpx.Client) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (1100, 1150, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1160, 1180, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "png")
     assert 3.7 * 2**20 < len(file.getvalue()) < 4 * 2**20

@@ -213,6 +213,20 @@ def test_it_fits_a_phone(playground: Playground) -> None:
     _assert_fits(page)
 
 
+def test_a_phone_shows_how_far_an_edit_is_beside_its_pictures(playground: Playground) -> None:
+    page = playground.page
+    page.set_viewport_size({"width": NARROW, "height": 740})
+    playground.choose(PHOTO)
+    playground.ask(n=4, num_inference_steps=100, size="256x256")
+    playground.press("Edit")
+    expect(page.locator(".result img.after").first).to_be_visible()
+    for control in ("#cancel", "#progress", "#status"):
+        expect(page.locator(control)).to_be_in_viewport(ratio=1)
+    _assert_fits(page)
+    playground.press("Cancel")
+    expect(page.locator("#status")).to_have_text("Cancelled")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_to_mend(playground: Playground, scheme: str) -> None:
     page = playground.page
