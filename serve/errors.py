@@ -5,7 +5,8 @@ error type; the instance adds the code, the parameter at fault and the message. 
 knows about HTTP.
 """
 
-from typing import Self
+from collections.abc import Mapping
+from functools import partial
 
 
 class EditError(Exception):
@@ -13,6 +14,7 @@ class EditError(Exception):
 
     message: what was found and what is allowed, for the caller's eyes. param: JSON path of the field at fault
     (`images[2]`). retry_after_s: seconds after which a retry may succeed. retryable: whether a retry can help at all.
+    limits: what is left of the caller's, by the names that its answer tells it under.
     """
 
     status: int = 500
@@ -21,27 +23,25 @@ class EditError(Exception):
     retryable: bool = False
 
     def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.limits = limits or {}
 
     def __reduce__(self) -> tuple[object, ...]:
         """Errors cross process borders by pickle, which would otherwise lose the keyword arguments."""
-        return _rebuild, (type(self), self.message, self.code, self.param, self.retry_after_s)
-
-    @classmethod
-    def rebuild(cls, message: str, code: str, param: str | None, retry_after_s: float | None) -> Self:
-        return cls(message, code=code, param=param, retry_after_s=retry_after_s)
-
-
-def _rebuild(
-    cls: type[EditError], message: str, code: str, param: str | None, retry_after_s: float | None
-) -> EditError:
-    return cls.rebuild(message, code, param, retry_after_s)
+        told = {"code": self.code, "param": self.param, "retry_after_s": self.retry_after_s, "limits": self.limits}
+        return partial(type(self), **told), (self.message,)
 
 
 class InvalidRequest(EditError):
@@ -200,6 +200,12 @@ class RateLimited(EditError):
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
     retryable = True
+
+
+class LimitTooLow(RateLimited):
+    """The caller's key never allows as much as was asked for."""
+
+    retryable = False
 
 
 class InternalError(EditError):

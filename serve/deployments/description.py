@@ -65,7 +65,7 @@ EDIT_HEADERS: list[Document] = [
     _parameter(
         KEY_HEADER,
         "header",
-        "The same key gets the same answer, from one run; printable ASCII. Not of streams.",
+        "The same key gets the same answer, from one run; printable ASCII.",
         type="string",
         minLength=1,
         maxLength=255,
@@ -86,18 +86,19 @@ _OF_THE_KEY = {
 _REQUEST_ID: Document = {
     "x-request-id": _header("The caller's, if it sent one.", required=True, type="string", minLength=1)
 }
+_LIMITS: Document = {
+    f"x-ratelimit-{what}-{of}": _header(_OF_THE_KEY[what], type="string")
+    for of in ("requests", "images")
+    for what in _OF_THE_KEY
+}
 _HEADERS: Document = {
+    **_LIMITS,
     "x-queue-position": _header(
         "Edits of the model that were to be begun before this one when it was queued.", type="integer", minimum=0
     ),
     "x-queue-seconds": _header(
         "Seconds until the end of the edit as they were estimated then.", type="number", minimum=0
     ),
-    **{
-        f"x-ratelimit-{what}-{of}": _header(_OF_THE_KEY[what], type="string")
-        for of in ("requests", "images")
-        for what in _OF_THE_KEY
-    },
     "idempotent-replayed": _header(
         "`true` where the answer was made for an earlier request of the same key.", type="string", const="true"
     ),
@@ -110,25 +111,26 @@ _SHOULD_RETRY: Document = {
 _ERROR_HEADERS: Mapping[int, Document] = {
     401: {"www-authenticate": _header("How to come in.", required=True, type="string", const="Bearer")},
     408: _SHOULD_RETRY,
-    429: {"retry-after": _header(_RETRY_AFTER, required=True, type="integer", minimum=1)},
+    409: _SHOULD_RETRY,
+    429: {**_SHOULD_RETRY, "retry-after": _header(_RETRY_AFTER, required=True, type="integer", minimum=1)},
     500: _SHOULD_RETRY,
     503: {**_SHOULD_RETRY, "retry-after": _header(_RETRY_AFTER, type="integer", minimum=1)},
 }
 
 
-def refusals(*statuses: int) -> Answers:
-    """Of each status: the types and codes that its errors have, and the headers that they come with."""
-    return {status: _refusal(status) for status in statuses}
+def refusals(*statuses: int, headers: Document | None = None) -> Answers:
+    """Of each status: the types and codes that its errors have, and the headers that they come with, beside these."""
+    return {status: _refusal(status, headers or {}) for status in statuses}
 
 
-def _refusal(status: int) -> Document:
+def _refusal(status: int, more: Document) -> Document:
     kinds = [kind for kind in _ERRORS if kind.status == status]
     told = {
         "type": {"enum": sorted({kind.type for kind in kinds})},
         "code": {"enum": sorted({kind.default_code for kind in kinds})},
     }
     narrowed = {"properties": {"error": {"properties": told}}}
-    headers = {**_REQUEST_ID, **_ERROR_HEADERS.get(status, {})}
+    headers = {**_REQUEST_ID, **_ERROR_HEADERS.get(status, {}), **more}
     return {"model": ErrorBody, "headers": headers, "content": {"application/json": {"schema": narrowed}}}
 
 
@@ -161,7 +163,8 @@ _EVENTS: Document = {
 }
 
 EDIT_ANSWERS: Answers = {
-    **refusals(400, 401, 403, 404, 409, 413, 415),
+    **refusals(401),
+    **refusals(400, 403, 404, 408, 409, 413, 415, 429, 500, 503, headers=_LIMITS),
     200: {
         "model": EditResponse,
         "headers": {**_REQUEST_ID, **_HEADERS},

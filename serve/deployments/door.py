@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Context
 from typing import Any
 
@@ -34,15 +34,19 @@ class Door:
         """Raises MissingAPIKey, InvalidAPIKey."""
         return ANYONE if self._keys is None else self._keys.principal(headers.get("authorization", ""))
 
-    async def request(self, principal: Principal) -> Mapping[str, str]:
-        """Count a request. Answers headers for its answer. Raises RateLimited."""
+    @asynccontextmanager
+    async def request(self, principal: Principal) -> AsyncGenerator[Mapping[str, str]]:
+        """Count a request. Gives headers for its answer, which refusals in the context have too. Raises RateLimited."""
         if self._quotas is None or principal.limits.requests_per_minute is None:
-            return {}
-        return await answered(self._quotas.request.remote(principal))
+            yield {}
+            return
+        headers = await answered(self._quotas.request.remote(principal))
+        with _told_of(headers):
+            yield headers
 
     @asynccontextmanager
     async def images(self, principal: Principal, count: int) -> AsyncGenerator[Mapping[str, str]]:
-        """Count images, in flight as long as the context is open. Gives headers for the answer. Raises RateLimited."""
+        """Count images, in flight as long as the context is open. Otherwise as `request`."""
         limits = principal.limits
         if self._quotas is None or (limits.images_per_minute is None and limits.images_in_flight is None):
             yield {}
@@ -54,7 +58,8 @@ class Door:
         lease, headers = await answered(self._quotas.begin.remote(principal, count, self._owner))
         self._leases.add(lease)
         try:
-            yield headers
+            with _told_of(headers):
+                yield headers
         finally:
             self._leases.discard(lease)
             # Not awaited, since whoever leaves is being cancelled.
@@ -65,3 +70,12 @@ class Door:
             await asyncio.sleep(ALIVE_S)
             with suppress(EditError):
                 await answered(quotas.alive.remote(self._owner, frozenset(self._leases)))
+
+
+@contextmanager
+def _told_of(limits: Mapping[str, str]) -> Generator[None]:
+    try:
+        yield
+    except EditError as error:
+        error.limits = {**limits, **error.limits}
+        raise

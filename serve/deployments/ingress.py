@@ -3,9 +3,10 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -14,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.auth import Principal
 from serve.deployments.bodies import BodyBudget
-from serve.deployments.calls import RESTART_S, Call, answered, intact
+from serve.deployments.calls import RESTART_S, Call, answered, intact, told
 from serve.deployments.deadline import Deadline, time_limit_s
 from serve.deployments.description import (
     ANYWHERE,
@@ -38,12 +39,13 @@ from serve.deployments.followed import Followed, followed
 from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import Edge, install_error_handlers
 from serve.deployments.logs import adopt_serve_logging, follow
-from serve.deployments.messages import Answer, Ticket
-from serve.deployments.runbook import KEY_HEADER, claim_of, claims, idempotency_key
+from serve.deployments.messages import Answer, Completed, Happening, Ticket
+from serve.deployments.runbook import claim_of, claims, idempotency_key
 from serve.deployments.streams import EditStream, StreamResponse, wants_progress
 from serve.deployments.tracing import Carrier, Tracing, carrier, trace_id
+from serve.deployments.watched import Watching
 from serve.deployments.web import PAGE, PLAYGROUND, SWAGGER_UI, WebFiles, reference
-from serve.errors import BackendUnavailable, EditError, InvalidRequest, NotFound
+from serve.errors import BackendUnavailable, EditError, NotFound
 from serve.metrics import CONTENT_TYPE, ProcessFigures, RequestCounts, exposition
 from serve.prepare import Origin, refuse_other_models, served_model
 from serve.schema import ModelBody, ModelList
@@ -76,8 +78,9 @@ def _server_timing(answer: Answer) -> str:
     return ", ".join(f"{name};dur={answer.timings_ms.get(name, 0.0):.1f}" for name in order)
 
 
-def _place(place: QueuePlace) -> dict[str, str]:
-    return {"x-queue-position": str(place.position), "x-queue-seconds": f"{place.seconds:.1f}"}
+def _told_of(place: QueuePlace, *, replayed: bool) -> dict[str, str]:
+    queue = {"x-queue-position": str(place.position), "x-queue-seconds": f"{place.seconds:.1f}"}
+    return queue | ({REPLAYED: "true"} if replayed else {})
 
 
 # Ray copies `api` here, so its handlers see only the names that are defined above.
@@ -117,6 +120,7 @@ class Ingress:
         steady = {model.id: editors[model.id] for model in settings.models if model.replicas.min}
         self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {}), **steady}
         self._edits = Edits(codec, self._editors)
+        self._watching = Watching(codec, self._editors)
         self._door = Door(settings.auth, quotas)
         self._store = open_storage(settings.storage)
         self._bodies = BodyBudget(settings.limits)
@@ -138,20 +142,21 @@ class Ingress:
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._bodies.admit(self._engines.longest_queue_s))
             async with deadline.kept():
-                headers = dict(await self._door.request(principal))
+                headers = dict(await held.enter_async_context(self._door.request(principal)))
                 prepared, ticket = await self._prepare(request, principal, carrier(one.span))
                 one.accepted(ticket.model, ticket.images)
                 one.note({"caller": json.dumps(ticket.caller)})
                 headers |= await held.enter_async_context(self._door.images(principal, ticket.images))
                 if ticket.streams:
-                    stream = self._stream(prepared, ticket, request, deadline, progress=progress)
-                    headers |= _place(await stream.begin())
+                    happened = self._watched(prepared, ticket, request, principal, deadline)
+                    stream = EditStream(happened, deadline, one, progress=progress)
+                    begun = await stream.begin()
+                    headers |= _told_of(begun.place, replayed=begun.replayed)
                     one.know(streamed=True)
                     return StreamResponse(stream, held.pop_all(), self._settings.server.keep_alive_s, headers)
                 answer, replayed = await self._answer(prepared, ticket, request, principal, deadline)
         one.took(answer.timings_ms, replayed=replayed)
-        timing = _server_timing(answer)
-        headers |= {"server-timing": timing, **_place(answer.place), **({REPLAYED: "true"} if replayed else {})}
+        headers |= {"server-timing": _server_timing(answer), **_told_of(answer.place, replayed=replayed)}
         return Response(answer.body, media_type="application/json", headers=headers)
 
     @api.get("/v1/models", responses=MODELS_ANSWERS)
@@ -210,7 +215,8 @@ class Ingress:
     async def description(self, request: Request) -> Response:
         """This API, for programs to read."""
         needs_key = self._settings.auth.keys_file is not None
-        return JSONResponse(described(request.app, prefix=request.scope["root_path"].rstrip("/"), needs_key=needs_key))
+        prefix = urlsplit(self._settings.server.public_url).path or request.scope["root_path"]
+        return JSONResponse(described(request.app, prefix=prefix.rstrip("/"), needs_key=needs_key))
 
     @api.get("/healthz", responses=LIFE_ANSWERS)
     async def healthz(self) -> dict[str, str]:
@@ -269,11 +275,11 @@ class Ingress:
         claim = claim_of(request.headers, principal.name, ticket.fingerprint)
         return await answered(self._runs.answer.remote(claim, prepared, ticket, base_url, deadline.left_s()))
 
-    def _stream(
-        self, prepared: Call, ticket: Ticket, request: Request, deadline: Deadline, *, progress: bool
-    ) -> EditStream:
-        """Raises InvalidRequest where the caller wants what no stream can be."""
-        if idempotency_key(request.headers):
-            raise InvalidRequest(f"the header {KEY_HEADER} is of plain answers; a stream cannot be answered again")
-        drawn_by = (self._editors, ticket.model) if ticket.draws else None
-        return EditStream(self._codec, drawn_by, prepared, deadline, followed(request), progress=progress)
+    def _watched(
+        self, prepared: Call, ticket: Ticket, request: Request, principal: Principal, deadline: Deadline
+    ) -> AsyncGenerator[Happening | Completed]:
+        """A stream's client comes back after an answer that had begun, if at all, so that only a key makes it join."""
+        if not idempotency_key(request.headers):
+            return self._watching.watch(prepared, ticket, deadline)
+        claim = claim_of(request.headers, principal.name, ticket.fingerprint)
+        return told(self._runs.options(stream=True).watch.remote(claim, prepared, ticket, deadline.left_s()))

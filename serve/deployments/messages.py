@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serve.prepare import PreparedEdit
-from serve.types import QueuePlace
+from serve.types import Progress, QueuePlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,25 @@ class Ticket:
     draws: bool
     streams: bool
     caller: tuple[str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a stream knows first. replayed: whether it is that of an earlier request."""
+
+    place: QueuePlace
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """body: the JSON of a `PartialImageEvent`."""
+
+    body: str
+
+
+Happening = Begun | Progress | Shown
+"""On the way to an edit's end."""
 
 
 @dataclass(frozen=True, slots=True)

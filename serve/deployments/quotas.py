@@ -13,8 +13,9 @@ from limits.strategies import MovingWindowRateLimiter
 from serve.auth import Principal
 from serve.deployments.calls import refusals_as_results
 from serve.deployments.logs import adopt_serve_logging
-from serve.errors import RateLimited
+from serve.errors import LimitTooLow, RateLimited
 
+MINUTE_S = 60.0
 SILENT_S = 15.0
 """After which an ingress that has not been heard of has died, and what it held is free again."""
 
@@ -48,6 +49,8 @@ class Ledger:
         """
         self._hear(owner)
         most, now = principal.limits.images_in_flight, self._in_flight[principal.name]
+        if most is not None and images > most:
+            raise _never(f"{images} images were asked for; this key may have {most} in flight")
         if most is not None and now + images > most:
             raise RateLimited(
                 f"{now} images of this key are in flight and {images} more were asked for; at most {most} may be",
@@ -88,19 +91,24 @@ class Ledger:
         if most is None:
             return {}
         if cost > most:
-            raise RateLimited(f"{cost} {what} were asked for; this key may spend {most} a minute", retry_after_s=60)
+            raise _never(f"{cost} {what} were asked for; this key may spend {most} a minute")
         limit = RateLimitItemPerMinute(most)
         spent = self._limiter.hit(limit, key, what, cost=cost)
         window = self._limiter.get_window_stats(limit, key, what)
         reset_s = max(0.0, window.reset_time - time.time())
-        if not spent:
-            message = f"this key may spend {most} {what} a minute; {window.remaining} are left in this one"
-            raise RateLimited(message, retry_after_s=max(1.0, reset_s))
-        return {
+        told = {
             f"x-ratelimit-limit-{what}": str(most),
             f"x-ratelimit-remaining-{what}": str(window.remaining),
             f"x-ratelimit-reset-{what}": duration(reset_s),
         }
+        if not spent:
+            message = f"this key may spend {most} {what} a minute; {window.remaining} are left in this one"
+            raise RateLimited(message, retry_after_s=max(1.0, reset_s), limits=told)
+        return told
+
+
+def _never(message: str) -> LimitTooLow:
+    return LimitTooLow(message, retry_after_s=MINUTE_S)
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,8 @@
 """Which requests are the same one sent again: they share one run, and its answer for as long as it is kept."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -22,6 +23,8 @@ REJOIN_S = 60.0
 """How long the answer of such a run is kept, for a retry whose first answer got lost on its way."""
 
 Result = TypeVar("Result")
+Event = TypeVar("Event")
+Tell = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +65,45 @@ def claim_of(headers: Headers, caller: str, fingerprint: str) -> Claim:
     return Claim(f"retry {caller} {fingerprint}", fingerprint, joins=retried, lasting=False)
 
 
+@dataclass(slots=True)
+class _Told(Generic[Event]):
+    """What a run tells on its way. Each listener hears what was told first, and all from then on; None is the end."""
+
+    first: Event | None = None
+    ended: bool = False
+    listeners: list[asyncio.Queue[Event | None]] = field(default_factory=list[asyncio.Queue[Event | None]])
+
+    def tell(self, event: Event) -> None:
+        self.first = event if self.first is None else self.first
+        for heard in self.listeners:
+            heard.put_nowait(event)
+
+    def end(self) -> None:
+        self.ended = True
+        for heard in self.listeners:
+            heard.put_nowait(None)
+
+    def listen(self) -> asyncio.Queue[Event | None]:
+        heard = asyncio.Queue[Event | None]()
+        if self.first is not None:
+            heard.put_nowait(self.first)
+        if self.ended:
+            heard.put_nowait(None)
+        self.listeners.append(heard)
+        return heard
+
+
 @dataclass(slots=True, eq=False)
-class _Run(Generic[Result]):
+class _Run(Generic[Result, Event]):
     claim: Claim
     task: asyncio.Task[Result]
+    told: _Told[Event]
     waiting: int = 0
     bytes: int = 0
 
 
 @dataclass(slots=True)
-class RunBook(Generic[Result]):
+class RunBook(Generic[Result, Event]):
     """Runs under way and answers kept. lifetime_s: of the answers of lasting claims. max_bytes: of all answers; beyond
     it the oldest go. size_bytes: of one. An error is not kept: whoever comes next runs again.
     """
@@ -79,8 +111,8 @@ class RunBook(Generic[Result]):
     lifetime_s: float
     max_bytes: int
     size_bytes: Callable[[Result], int]
-    _runs: dict[str, _Run[Result]] = field(default_factory=dict[str, _Run[Result]])
-    _kept: dict[_Run[Result], None] = field(default_factory=dict[_Run[Result], None])
+    _runs: dict[str, _Run[Result, Event]] = field(default_factory=dict[str, _Run[Result, Event]])
+    _kept: dict[_Run[Result, Event], None] = field(default_factory=dict[_Run[Result, Event], None])
     _kept_bytes: int = 0
 
     async def answer(self, claim: Claim, start: Callable[[], Awaitable[Result]]) -> tuple[Result, bool]:
@@ -88,6 +120,28 @@ class RunBook(Generic[Result]):
 
         Raises IdempotencyKeyReused, and what the run raises.
         """
+        async with self._joined(claim, lambda tell: start()) as (run, there):
+            return await asyncio.shield(run.task), there
+
+    async def watch(
+        self, claim: Claim, start: Callable[[Tell[Event]], Awaitable[Result]]
+    ) -> AsyncGenerator[tuple[Event | Result, bool]]:
+        """As `answer`, for a run that tells what happens. Who joins it hears what it told first, all that it tells from
+        then on, and its answer."""
+        async with self._joined(claim, start) as (run, there):
+            heard = run.told.listen()
+            try:
+                while (event := await heard.get()) is not None:
+                    yield event, there
+                yield await asyncio.shield(run.task), there
+            finally:
+                run.told.listeners.remove(heard)
+
+    @asynccontextmanager
+    async def _joined(
+        self, claim: Claim, start: Callable[[Tell[Event]], Awaitable[Result]]
+    ) -> AsyncGenerator[tuple[_Run[Result, Event], bool]]:
+        """A run that is waited for as long as the context is open, and whether it was there."""
         run = self._runs.get(claim.name)
         if run is not None and run.claim.fingerprint != claim.fingerprint:
             raise IdempotencyKeyReused("the idempotency key was used with another request; send a new one with each")
@@ -96,21 +150,23 @@ class RunBook(Generic[Result]):
             run = self._begin(claim, start)
         run.waiting += 1
         try:
-            return await asyncio.shield(run.task), there
+            yield run, there
         finally:
             run.waiting -= 1
             if not run.waiting and not run.claim.lasting:
                 asyncio.get_running_loop().call_later(RETRY_GRACE_S, self._abandon, run)
 
-    def _begin(self, claim: Claim, start: Callable[[], Awaitable[Result]]) -> _Run[Result]:
+    def _begin(self, claim: Claim, start: Callable[[Tell[Event]], Awaitable[Result]]) -> _Run[Result, Event]:
+        told = _Told[Event]()
         # In a context of its own: Ray cancels what a cancelled request has called, and knows that by the context.
-        task = asyncio.get_running_loop().create_task(_awaited(start), context=Context())
-        run = _Run(claim, task)
+        task = asyncio.get_running_loop().create_task(_awaited(start, told.tell), context=Context())
+        run = _Run(claim, task, told)
         run.task.add_done_callback(lambda _: self._ended(run))
         self._runs[claim.name] = run
         return run
 
-    def _ended(self, run: _Run[Result]) -> None:
+    def _ended(self, run: _Run[Result, Event]) -> None:
+        run.told.end()
         if run.task.cancelled() or run.task.exception() is not None:
             self._forget(run)
             return
@@ -122,18 +178,18 @@ class RunBook(Generic[Result]):
         kept_s = self.lifetime_s if run.claim.lasting else REJOIN_S
         asyncio.get_running_loop().call_later(kept_s, self._forget, run)
 
-    def _forget(self, run: _Run[Result]) -> None:
+    def _forget(self, run: _Run[Result, Event]) -> None:
         if run in self._kept:
             del self._kept[run]
             self._kept_bytes -= run.bytes
         if self._runs.get(run.claim.name) is run:
             del self._runs[run.claim.name]
 
-    def _abandon(self, run: _Run[Result]) -> None:
+    def _abandon(self, run: _Run[Result, Event]) -> None:
         if not run.waiting and not run.task.done():
             self._forget(run)  # now, or a request that comes before it has ended would join it
             run.task.cancel()
 
 
-async def _awaited(start: Callable[[], Awaitable[Result]]) -> Result:
-    return await start()
+async def _awaited(start: Callable[[Tell[Event]], Awaitable[Result]], tell: Tell[Event]) -> Result:
+    return await start(tell)

@@ -49,12 +49,21 @@ export async function streamEdit(form, signal) {
   };
 }
 
+/** An answer that breaks off ends as one without results, or as the browser's own error. */
 async function* dataOf(answer) {
-  for await (const { name, data } of events(answer.body)) {
-    const told = parseExactly(data);
-    if (name === "error") throw new ApiError(answer.status, told.error);
-    yield told;
+  let completed = false;
+  try {
+    for await (const { name, data } of events(answer.body)) {
+      const told = parseExactly(data);
+      if (name === "error") throw new ApiError(answer.status, told.error);
+      completed = told.type === "image_edit.completed";
+      yield told;
+    }
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    completed = false;
   }
+  if (!completed) throw new ApiError(0, { message: "The connection broke off before the edit had ended." });
 }
 
 /** Seeds have 64 bits, more than a number here: they stay text. */

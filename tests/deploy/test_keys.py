@@ -44,6 +44,7 @@ def keys(folder: Path) -> dict[str, str]:
         "few": create_key(file, "few", None, {"requests_per_minute": PER_MINUTE}),
         "small": create_key(file, "small", None, {"images_per_minute": 5}),
         "slow": create_key(file, "slow", None, {"images_in_flight": 2}),
+        "wrong": create_key(file, "wrong", None, {"requests_per_minute": PER_MINUTE}),
         "gone": create_key(file, "gone", None, {}),
     }
 
@@ -116,14 +117,25 @@ def test_requests_a_minute_are_counted_over_all_replicas(url: str, keys: dict[st
     spent = next(answer for answer in answers if answer.status_code == 429)
     assert refusal(spent) == (429, "rate_limit_error", "rate_limit_exceeded", None)
     assert 1 <= int(spent.headers["retry-after"]) <= 60
+    assert spent.headers["x-ratelimit-remaining-requests"] == "0"
+    assert spent.headers["x-ratelimit-reset-requests"].endswith("s")
     assert _post(url, keys["ada"]).status_code == 200
 
 
 def test_images_a_minute_are_counted_as_they_are_asked_for(url: str, keys: dict[str, str]) -> None:
     first = _post(url, keys["small"], n=3)
     assert (first.status_code, first.headers["x-ratelimit-remaining-images"]) == (200, "2")
-    assert refusal(_post(url, keys["small"], n=3))[2] == "rate_limit_exceeded"
+    more = _post(url, keys["small"], n=3)
+    assert (refusal(more)[2], more.headers["x-ratelimit-remaining-images"]) == ("rate_limit_exceeded", "2")
+    assert more.headers["x-should-retry"] == "true"
+    never = _post(url, keys["small"], n=6)
+    assert (never.status_code, never.headers["x-should-retry"]) == (429, "false")
     assert _post(url, keys["small"], n=2).status_code == 200
+
+
+def test_a_refusal_of_another_kind_tells_what_is_left_as_well(url: str, keys: dict[str, str]) -> None:
+    wrong = _post(url, keys["wrong"], n=11)
+    assert (wrong.status_code, wrong.headers["x-ratelimit-remaining-requests"]) == (400, str(PER_MINUTE - 1))
 
 
 def test_images_in_flight_are_counted_over_all_replicas_and_free_at_the_end(url: str, keys: dict[str, str]) -> None:

@@ -1,9 +1,12 @@
 """The official client of OpenAI against this server: as it is, with forms and streams, and in its JSON form."""
 
 import base64
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import openai
 import pytest
@@ -11,8 +14,10 @@ import pytest
 from tests import pictures
 from tests.http.api import SOURCE, draw, drawing_request, pixels
 from tests.http.conftest import ALIAS, KONTEXT, TINY, Server
+from tests.http.line import Line
 from tests.http.test_queue import Stats, begin_long_edit
 from tests.http.wire import Wire
+from tests.waiting import eventually
 
 JSON_FORM = {"Content-Type": "application/json"}
 
@@ -208,3 +213,85 @@ async def test_the_asynchronous_client_edits_and_streams(server: Server, http: A
     expected = draw(http)
     assert [base64.b64decode(item.b64_json or "") for item in answer.data or ()] == expected
     assert [base64.b64decode(event.b64_json) for event in events] == expected
+
+
+# Retries, as the client makes them by itself
+
+
+class _Try:
+    """One of the client's requests. retry_after_s: that its answer told; 0 where it told none, or there was none."""
+
+    def __init__(self, request: Any) -> None:
+        self.number = request.headers["x-stainless-retry-count"]
+        self.sent_s = time.monotonic()
+        self.retry_after_s = 0
+
+
+def _retrying(url: str) -> tuple[openai.OpenAI, list[_Try]]:
+    """A client as its users have it, and what it tries."""
+    tries = list[_Try]()
+
+    def answered(response: Any) -> None:
+        tries[-1].retry_after_s = int(response.headers.get("retry-after", 0))
+
+    hooks = {"request": [lambda request: tries.append(_Try(request))], "response": [answered]}
+    by = openai.DefaultHttpxClient(event_hooks=hooks)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="unused", http_client=by), tries
+
+
+def test_the_clients_retry_after_a_broken_connection_gets_the_run_that_is_under_way(
+    server: Server, engine_stats: Stats
+) -> None:
+    before, extra = engine_stats(TINY).row_steps, {**EXTRA, "num_inference_steps": 60}
+    with Line(server.url) as line, ThreadPoolExecutor(1) as threads:
+        client, tries = _retrying(line.url)
+        edit: Any = client.images.with_raw_response.edit
+        answer = threads.submit(edit, image=PNG, **FORM, extra_body=extra)
+        eventually(lambda: engine_stats(TINY).row_steps > before)
+        line.cut()
+        raw = answer.result()
+    assert raw.headers["idempotent-replayed"] == "true"
+    assert len(raw.parse().data) == 1
+    assert [one.number for one in tries] == ["0", "1"]
+    assert engine_stats(TINY).row_steps - before == 60
+
+
+def test_the_client_comes_again_when_it_is_told_to(server: Server, engine_stats: Stats) -> None:
+    """The queue is full at first."""
+    client, tries = _retrying(server.url)
+    before = engine_stats(TINY).row_steps
+    with Wire(server.url) as wire:
+        wire.send_edit(drawing_request(n=10, num_inference_steps=30))
+        eventually(lambda: engine_stats(TINY).row_steps > before)
+        assert len(client.images.edit(image=PNG, **FORM, n=10, extra_body=EXTRA).data or ()) == 10
+    first, second, *_ = tries
+    assert first.retry_after_s >= 1
+    assert second.sent_s - first.sent_s >= first.retry_after_s
+
+
+def test_the_client_tries_nothing_again_that_cannot_succeed(server: Server) -> None:
+    client, tries = _retrying(server.url)
+    key = {"Idempotency-Key": uuid4().hex}
+    edit: Any = client.images.edit
+    assert edit(image=PNG, **FORM, extra_body=EXTRA, extra_headers=key).data
+    with pytest.raises(openai.ConflictError) as raised:
+        edit(image=PNG, **FORM, n=2, extra_body=EXTRA, extra_headers=key)
+    assert raised.value.code == "idempotency_key_reused"
+    with pytest.raises(openai.BadRequestError):
+        edit(image=PNG, **FORM, n=11, extra_body=EXTRA)
+    assert len(tries) == 3
+
+
+def test_a_stream_with_a_key_that_broke_off_is_taken_up_again(server: Server, engine_stats: Stats) -> None:
+    before, extra = engine_stats(TINY).row_steps, {"num_inference_steps": 60, "strength": 1}
+    key: Any = {"extra_headers": {"Idempotency-Key": uuid4().hex}, "stream": True, "partial_images": 3}
+    with Line(server.url) as line:
+        client, _ = _retrying(line.url)
+        first = iter(client.images.edit(image=PNG, **FORM, **key, extra_body=extra))
+        assert next(first).type == "image_edit.partial_image"
+        line.cut()
+        with pytest.raises(openai.APIConnectionError):
+            list(first)
+        *_, last = client.images.edit(image=PNG, **FORM, **key, extra_body=extra)
+    assert last.type == "image_edit.completed"
+    assert engine_stats(TINY).row_steps - before == 60

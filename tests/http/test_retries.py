@@ -15,6 +15,7 @@ from tests.http.conftest import KONTEXT, TINY, Server
 from tests.http.processes import replicas
 from tests.http.test_life import Stats
 from tests.http.test_multipart import PNG
+from tests.http.test_streams import COMPLETED, PARTIAL, PROGRESS, WATCHED, Event, arriving, stream
 from tests.http.wire import Wire
 from tests.waiting import eventually
 
@@ -115,6 +116,20 @@ def test_a_run_survives_the_death_of_the_ingress(
     assert engine_stats(KONTEXT).row_steps - before.row_steps == STEPS
 
 
+def test_a_stream_with_a_key_survives_the_death_of_the_ingress(http: httpx.Client, engine_stats: Stats) -> None:
+    body = drawing_request(model=KONTEXT, num_inference_steps=STEPS, prompt=uuid4().hex, size="512x512", stream=True)
+    key, before = {**_key(), **WATCHED}, engine_stats(KONTEXT)
+    events = arriving(http, body, key)
+    assert next(events).name == PROGRESS
+    (victim,) = replicas("ingress")
+    victim.kill()
+    *_, last = events
+    assert (last.name, last.data["error"]["code"]) == ("error", "backend_unavailable")
+    eventually(lambda: http.get("/readyz").status_code == 200)
+    assert len(_completed(list(arriving(http, body, key)))) == 1
+    assert engine_stats(KONTEXT).row_steps - before.row_steps == STEPS
+
+
 def test_the_clients_first_tries_are_requests_of_their_own(http: httpx.Client) -> None:
     answers = [_send(http, {RETRIES: "0"}) for _ in range(2)]
     seeds = [answer.json()["data"][0]["seed"] for answer in answers]
@@ -148,5 +163,72 @@ def test_a_key_that_is_none_is_refused(http: httpx.Client, key: str) -> None:
     assert refusal(_send(http, {"idempotency-key": key})) == invalid("invalid_value", None)
 
 
-def test_a_stream_takes_no_key(http: httpx.Client) -> None:
-    assert refusal(_send(http, _key(), stream=True)) == invalid("invalid_value", None)
+# Streams
+
+
+def _completed(events: list[Event]) -> list[dict[str, Any]]:
+    return [event.data for event in events if event.name == COMPLETED]
+
+
+def test_a_stream_with_the_same_key_is_answered_again_without_another_run(
+    http: httpx.Client, engine_stats: Stats
+) -> None:
+    key, fields = _key(), {"num_inference_steps": 4, "partial_images": 2, "seed": None}
+    first = stream(http, key, **fields)
+    before = engine_stats(TINY).row_steps
+    again = stream(http, key, **fields)
+    assert [event.name for event in first] == [PARTIAL, PARTIAL, COMPLETED]
+    assert [event.name for event in again] == [COMPLETED]
+    assert _completed(again) == _completed(first)
+    assert engine_stats(TINY).row_steps == before
+    raw = http.post(EDITS, json=drawing_request(stream=True, **fields), headers=key)
+    assert raw.headers[REPLAYED] == "true"
+
+
+def test_streams_that_come_together_share_one_run_and_are_each_told_of_it(
+    http: httpx.Client, engine_stats: Stats
+) -> None:
+    before, key = engine_stats(TINY).row_steps, {**_key(), **WATCHED}
+    body = drawing_request(stream=True, num_inference_steps=STEPS, size="512x512", partial_images=1, seed=None)
+    first = arriving(http, body, key)
+    begun = next(first)
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(lambda: list(arriving(http, body, key)))
+        both = [begun, *first], second.result()
+    assert engine_stats(TINY).row_steps - before == STEPS
+    for events in both:
+        assert [event.name for event in events if event.name != PROGRESS] == [PARTIAL, COMPLETED]
+        assert [event.data["step"] for event in events if event.name == PROGRESS][-1] == STEPS
+    assert _completed(both[0]) == _completed(both[1])
+
+
+def test_a_stream_with_a_key_whose_client_left_goes_on_and_is_joined(http: httpx.Client, engine_stats: Stats) -> None:
+    key, before = {**_key(), **WATCHED}, engine_stats(TINY)
+    body = drawing_request(stream=True, num_inference_steps=STEPS, seed=None)
+    left = arriving(http, body, key)
+    assert next(left).name == PROGRESS
+    left.close()
+    assert len(_completed(list(arriving(http, body, key)))) == 1
+    after = engine_stats(TINY)
+    assert after.row_steps - before.row_steps == STEPS
+    assert after.cancelled_rows == before.cancelled_rows
+
+
+def test_a_key_stands_for_a_stream_or_for_a_plain_answer(http: httpx.Client) -> None:
+    key = _key()
+    assert len(stream(http, key, seed=None)) == 1
+    assert refusal(_send(http, key)) == (409, "invalid_request_error", "idempotency_key_reused", None)
+    assert refusal(_send(http, key, stream=True, n=2))[0] == 409
+
+
+def test_a_stream_that_is_refused_leaves_its_key_free(http: httpx.Client) -> None:
+    key = _key()
+    late = _send(http, {**key, "x-request-timeout-seconds": "0.001"}, stream=True, num_inference_steps=100)
+    assert late.status_code in (408, 429)
+    assert len(stream(http, key, seed=None)) == 1
+
+
+def test_a_conflict_is_not_worth_a_retry(http: httpx.Client) -> None:
+    key = _key()
+    assert _send(http, key).status_code == 200
+    assert _send(http, key, n=2).headers["x-should-retry"] == "false"

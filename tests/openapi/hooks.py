@@ -30,7 +30,6 @@ MODEL = "open"
 
 FORM = "multipart/form-data"
 LONG_S = 60.0
-_TRUE = {"true", "t", "yes", "y", "on", "1"}
 _GOOD_KEY = re.compile("[!-~]([ -~]*[!-~])?")
 _INTEGERS = [name for name, rule in request_schema()["properties"].items() if value_rule(rule).get("type") == "integer"]
 _IMAGES = ("image", "image[]")
@@ -115,13 +114,11 @@ def _allow_time(case: Case) -> None:
 
 
 def _give_own_key(case: Case, body: dict[str, Any]) -> None:
-    """A good key is none of a stream, and one that was used is none of another request: a schema knows one place."""
+    """A good key that was used is none of another request, and a schema knows no other."""
     key = (case.headers or {}).get(KEY_HEADER)
     if not isinstance(key, str) or not _GOOD_KEY.fullmatch(key):
         return
-    if str(body.get("stream")).lower() in _TRUE:
-        del case.headers[KEY_HEADER]
-    elif _keys.setdefault(key, repr(body)) != repr(body):
+    if _keys.setdefault(key, repr(body)) != repr(body):
         case.headers[KEY_HEADER] = f"own-{len(_keys)}"
         _keys[f"own-{len(_keys)}"] = repr(body)
 

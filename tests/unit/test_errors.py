@@ -9,6 +9,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from serve import errors
+from serve.deployments.envelopes import error_response
 from serve.errors import EditError
 
 CONTRACT = {
@@ -39,6 +40,7 @@ CONTRACT = {
     "UnsupportedMediaType": (415, "invalid_request_error", "unsupported_media_type"),
     "Overloaded": (429, "rate_limit_error", "server_overloaded"),
     "RateLimited": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "LimitTooLow": (429, "rate_limit_error", "rate_limit_exceeded"),
     "InternalError": (500, "server_error", "internal_error"),
     "BackendUnavailable": (503, "server_error", "backend_unavailable"),
     "DeviceOutOfMemory": (503, "server_error", "backend_unavailable"),
@@ -59,7 +61,7 @@ seconds = st.none() | st.floats(0, 1e6)
 
 
 def facts(error: EditError) -> tuple[object, ...]:
-    return type(error), str(error), error.message, error.code, error.param, error.retry_after_s
+    return type(error), str(error), error.message, error.code, error.param, error.retry_after_s, error.limits
 
 
 def test_each_class_carries_the_status_type_and_code_of_the_contract():
@@ -75,7 +77,7 @@ def test_only_overload_a_spent_limit_and_an_absent_backend_invite_a_retry():
 def test_an_error_survives_pickling_whole(
     cls: type[EditError], message: str, code: str | None, param: str | None, wait_s: float | None
 ):
-    error = cls(message, code=code, param=param, retry_after_s=wait_s)
+    error = cls(message, code=code, param=param, retry_after_s=wait_s, limits={"x-ratelimit-limit-requests": "1"})
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert facts(pickle.loads(pickle.dumps(error, protocol))) == facts(error)
     assert facts(cloudpickle.loads(cloudpickle.dumps(error))) == facts(error)
@@ -93,3 +95,16 @@ def test_an_error_raised_behind_ray_is_still_its_class_and_keeps_its_fields(cls:
 
 def test_a_code_given_by_hand_replaces_that_of_the_class():
     assert errors.Overloaded("slow down", code="rate_limit_exceeded").code == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("cls", every_error())
+def test_no_client_tries_again_by_itself_what_cannot_succeed(cls: type[EditError]):
+    """As OpenAI's clients decide it, where no header tells them."""
+    headers = error_response(cls("no")).headers
+    tries_again = cls.status in (408, 409, 429) or cls.status >= 500
+    assert headers.get("x-should-retry") == (str(cls.retryable).lower() if tries_again else None)
+
+
+def test_a_refusal_tells_what_is_left_of_the_limits():
+    headers = error_response(errors.RateLimited("spent", limits={"x-ratelimit-remaining-requests": "0"})).headers
+    assert headers["x-ratelimit-remaining-requests"] == "0"

@@ -1,10 +1,12 @@
 """What a key may spend in a minute and hold at a time, whichever ingress counts it."""
 
+import re
+
 import pytest
 
 from serve.auth import Limits, Principal
 from serve.deployments.quotas import SILENT_S, Ledger, duration
-from serve.errors import RateLimited
+from serve.errors import LimitTooLow, RateLimited
 
 
 def principal(name: str = "ada", **limits: int) -> Principal:
@@ -27,6 +29,9 @@ def test_requests_are_counted_and_refused_once_they_are_spent():
     with pytest.raises(RateLimited, match="3 requests a minute") as refused:
         ledger.request(ada)
     assert 1 <= (refused.value.retry_after_s or 0) <= 60
+    told = refused.value.limits
+    assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-remaining-requests"]) == ("3", "0")
+    assert re.fullmatch(r"(1m)?\d{1,2}s", told["x-ratelimit-reset-requests"])
     assert ledger.request(principal("bob", requests_per_minute=3))["x-ratelimit-remaining-requests"] == "2"
 
 
@@ -54,6 +59,14 @@ def test_images_in_flight_are_bounded_over_all_replicas_and_free_at_their_end():
         ledger.begin(ada, 1, "one")
     ledger.end("two", other)
     ledger.begin(ada, 1, "one")
+
+
+@pytest.mark.parametrize("limit", ["images_per_minute", "images_in_flight"])
+def test_more_than_a_key_ever_allows_is_not_worth_a_retry(limit: str):
+    ledger = Ledger()
+    with pytest.raises(LimitTooLow, match=r"4 images were asked for; this key may") as refused:
+        ledger.begin(Principal("ada", limits=Limits(**{limit: 3})), 4, "one")
+    assert not refused.value.retryable
 
 
 def test_what_a_dead_replica_held_becomes_free():

@@ -7,7 +7,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from serve.deployments import runbook
-from serve.deployments.runbook import Claim, RunBook, claim_of, claims, idempotency_key
+from serve.deployments.runbook import Claim, RunBook, Tell, claim_of, claims, idempotency_key
 from serve.errors import BackendUnavailable, IdempotencyKeyReused, InvalidRequest
 
 KEY = Claim("key", "same", joins=True, lasting=True)
@@ -34,8 +34,22 @@ class Work:
         return name
 
 
-def book(lifetime_s: float = 60.0, max_bytes: int = 1000) -> RunBook[bytes]:
+class Story(Work):
+    """One that tells each time how often it has been begun, and that it goes on."""
+
+    async def tell(self, tell: Tell[str]) -> bytes:
+        tell(f"begun {self.started + 1}")
+        answer = await self()
+        tell("gone on")
+        return answer
+
+
+def book(lifetime_s: float = 60.0, max_bytes: int = 1000) -> RunBook[bytes, str]:
     return RunBook(lifetime_s, max_bytes, len)
+
+
+async def _heard(runs: RunBook[bytes, str], work: Story) -> list[tuple[str | bytes, bool]]:
+    return [event async for event in runs.watch(KEY, work.tell)]
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -117,6 +131,48 @@ async def test_the_answer_of_a_first_attempt_waits_a_while_for_its_retry(monkeyp
     assert await runs.answer(RETRY, work) == (b"answer 1", True)
     await asyncio.sleep(0.15)
     assert await runs.answer(RETRY, work) == (b"answer 2", False)
+
+
+async def test_who_joins_a_run_hears_how_it_began_and_all_that_is_told_from_then_on():
+    work, runs = Story(), book()
+    tasks = [asyncio.create_task(_heard(runs, work))]
+    await _until(lambda: work.started == 1)
+    tasks.append(asyncio.create_task(_heard(runs, work)))
+    await asyncio.sleep(0.01)
+    work.go.set()
+    first, second = await asyncio.gather(*tasks)
+    assert first == [("begun 1", False), ("gone on", False), (b"answer 1", False)]
+    assert second == [("begun 1", True), ("gone on", True), (b"answer 1", True)]
+    assert await _heard(runs, work) == [("begun 1", True), (b"answer 1", True)]
+
+
+async def test_a_run_that_is_watched_goes_on_when_nobody_does():
+    work, runs = Story(), book()
+    task = asyncio.create_task(_heard(runs, work))
+    await _until(lambda: work.started == 1)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    work.go.set()
+    assert await _heard(runs, work) == [("begun 1", True), ("gone on", True), (b"answer 1", True)]
+    assert (work.started, work.cancelled) == (1, 0)
+
+
+async def test_an_error_reaches_all_who_watch():
+    runs, go = book(), asyncio.Event()
+
+    async def fails(tell: Tell[str]) -> bytes:
+        tell("begun")
+        await go.wait()
+        raise BackendUnavailable("gone")
+
+    async def watch() -> None:
+        async for event, _ in runs.watch(KEY, fails):
+            assert event == "begun"
+
+    both = [asyncio.create_task(watch()) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    go.set()
+    assert [type(end) for end in await asyncio.gather(*both, return_exceptions=True)] == [BackendUnavailable] * 2
 
 
 async def test_an_error_reaches_all_who_wait_and_the_next_runs_again():

@@ -1,12 +1,15 @@
 """The page around the edit: parameters, errors, its keys, its headers, and that everybody can use it."""
 
+from pathlib import Path
+
 import httpx
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.http.browser.axe import violations
 from tests.http.browser.playground import PHOTO, Playground
 from tests.http.conftest import KONTEXT, TINY, Server
+from tests.http.line import Line
 
 NARROW = 360
 SMALLEST_TARGET = 24
@@ -123,6 +126,33 @@ def test_an_error_that_is_about_no_field_stands_beside_the_button(playground: Pl
     expect(playground.page.locator(".run").get_by_role("alert")).to_have_text("no model is there")
 
 
+def test_a_connection_that_breaks_off_is_told_as_that(context: BrowserContext, server: Server, tmp_path: Path) -> None:
+    with Line(server.url) as line:
+        page = context.new_page()
+        page.goto(line.url)
+        playground = Playground(page, tmp_path)
+        playground.choose(PHOTO)
+        playground.ask(num_inference_steps=100, size="512x512")
+        playground.press("Edit")
+        expect(page.locator("#status")).to_contain_text("Step ")
+        line.cut()
+        expect(page.locator(".run").get_by_role("alert")).to_contain_text("broke off")
+        expect(page.locator("#run")).to_be_visible()
+        playground.ask(num_inference_steps=1)
+        playground.edit()
+
+
+def test_a_stream_that_ends_without_a_result_is_none_that_is_done(playground: Playground) -> None:
+    def end_at_once(route: Route) -> None:
+        route.fulfill(status=200, content_type="text/event-stream", body=": nothing more\n\n")
+
+    playground.page.route("**/v1/images/edits", end_at_once)
+    playground.choose(PHOTO)
+    playground.ask()
+    playground.press("Edit")
+    expect(playground.page.locator(".run").get_by_role("alert")).to_contain_text("broke off")
+
+
 def test_without_a_photograph_it_asks_for_one(playground: Playground) -> None:
     playground.ask()
     playground.press("Edit")
@@ -181,6 +211,20 @@ def test_it_fits_a_phone(playground: Playground) -> None:
     _assert_fits(page)
     playground.press("Show as code")
     _assert_fits(page)
+
+
+def test_a_phone_shows_how_far_an_edit_is_beside_its_pictures(playground: Playground) -> None:
+    page = playground.page
+    page.set_viewport_size({"width": NARROW, "height": 740})
+    playground.choose(PHOTO)
+    playground.ask(n=4, num_inference_steps=100, size="256x256")
+    playground.press("Edit")
+    expect(page.locator(".result img.after").first).to_be_visible()
+    for control in ("#cancel", "#progress", "#status"):
+        expect(page.locator(control)).to_be_in_viewport(ratio=1)
+    _assert_fits(page)
+    playground.press("Cancel")
+    expect(page.locator("#status")).to_have_text("Cancelled")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

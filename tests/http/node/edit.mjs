@@ -5,8 +5,15 @@ import { pathToFileURL } from "node:url";
 
 const [installed, text] = process.argv.slice(2);
 const { default: OpenAI, toFile } = await import(pathToFileURL(installed).href);
-const { baseURL, images, mask, params } = JSON.parse(text);
-const client = new OpenAI({ baseURL, apiKey: "unused", maxRetries: 0 });
+const { baseURL, images, mask, params, options } = JSON.parse(text);
+let tries = 0;
+const client = new OpenAI({
+  baseURL,
+  apiKey: "unused",
+  maxRetries: 0,
+  fetch: (...request) => (tries++, fetch(...request)),
+  ...options,
+});
 
 async function sent(path) {
   return path.endsWith(".png") ? fs.createReadStream(path) : await toFile(fs.readFileSync(path), "photo.png");
@@ -16,15 +23,15 @@ try {
   const files = await Promise.all(images.map(sent));
   const body = { ...params, image: files.length === 1 ? files[0] : files };
   if (mask) body.mask = await sent(mask);
-  const answer = await client.images.edit(body);
+  const { data: answer, response } = await client.images.edit(body).withResponse();
   if (params.stream) {
     const events = [];
     for await (const event of answer) events.push(event);
     console.log(JSON.stringify({ events }));
   } else {
-    console.log(JSON.stringify({ answer }));
+    console.log(JSON.stringify({ answer, headers: Object.fromEntries(response.headers) }));
   }
 } catch (error) {
   const { name, status, code, param, message } = error;
-  console.log(JSON.stringify({ error: { name: error.constructor.name ?? name, status, code, param, message } }));
+  console.log(JSON.stringify({ error: { name: error.constructor.name ?? name, status, code, param, message }, tries }));
 }
