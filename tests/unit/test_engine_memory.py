@@ -8,6 +8,7 @@ from serve.errors import DeviceOutOfMemory, InternalError, InvalidRequest
 from serve.types import EditJob
 from tests.fake_backend import FakeBackend, FakeMemory, fixed_size
 from tests.fake_family import ComponentName, FakeFamily, Fault, begun, drawn_alone, edit_job
+from tests.gates import TIMEOUT_S
 from tests.running_engine import engine_of, error_of, known_costs, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
 from tests.waiting import eventually
@@ -168,6 +169,40 @@ def test_encoding_and_decoding_that_find_no_memory_run_in_halves(component: Comp
     family = FakeFamily(backend=FakeBackend(fits={component: 2}))
     drawn(family, [edit_job(f"{i}", i, prompt=f"as in {i}", picture=i, steps=1) for i in range(4)])
     assert [len(call) for call in family.calls(component)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "image_encoder", "decoder"])
+def test_encoding_and_decoding_that_found_no_memory_are_smaller_from_then_on(component: ComponentName):
+    family = FakeFamily(backend=FakeBackend(fits={component: 1}))
+    engine = engine_of(family)
+    rounds = [
+        [edit_job(f"{i}", i, prompt=f"as in {i}", picture=i, steps=1) for i in range(n, n + 4)] for n in (0, 4, 8)
+    ]
+    ended: list[list[type]] = []
+    for jobs in rounds:
+        futures = [engine.submit(job) for job in jobs]
+        if jobs is rounds[0]:
+            engine.start()
+        ended.append([type(future.exception(TIMEOUT_S)) for future in futures])
+    engine.drain(TIMEOUT_S)
+    # Four, then two halves of two, which fail as well; then one at a time.
+    assert ended == [[DeviceOutOfMemory] * 4, [type(None)] * 4, [type(None)] * 4]
+    assert [len(call) for call in family.calls(component)] == [4, 2, 2] + [1] * 8
+
+
+@pytest.mark.parametrize(("component", "stage"), [("image_encoder", "encode_bytes"), ("decoder", "decode_bytes")])
+def test_so_many_are_encoded_and_decoded_together_as_there_is_room_for(component: ComponentName, stage: str):
+    family = device(room_bytes=4 * ROW_BYTES + 250)
+    profile = known_costs(family, JOB, row_bytes=ROW_BYTES)
+    plan = family.plan(JOB)
+    getattr(profile, stage).measured(plan.key, plan.tokens, 1, 100.0)
+    engine = engine_of(family, profile=profile)
+    futures = [engine.submit(edit_job(f"{i}", i, picture=i, steps=1)) for i in range(4)]
+    with running(engine):
+        for future in futures:
+            result_of(future)
+        assert engine.stats().out_of_memory == 0
+    assert max(len(call) for call in family.calls(component)) == {"decoder": 2, "image_encoder": 4}[component]
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "decoder"])
