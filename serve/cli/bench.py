@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve.cli.console import EXIT_CODES, Exit, Failure, say, working
-from serve.cli.remote import UrlOption
+from serve.cli.remote import KeyOption, UrlOption
 
 if TYPE_CHECKING:
     from benchmarks.arrivals import Arrivals
@@ -76,9 +76,7 @@ def run(
             "num_inference_steps,seed, or all. The others are not sent, and the report says so."
         ),
     ] = "",
-    api_key: Annotated[
-        str, typer.Option(envvar="BENCH_API_KEY", show_default=False, help="A bearer token; never recorded.")
-    ] = "",
+    api_key: KeyOption = "",
     label: Annotated[str, typer.Option(show_default="model and workload", help="Groups runs in plots.")] = "",
     out: Annotated[
         Path | None, typer.Option(show_default="WORKLOAD-TIME.json", help="Where the run's JSON file goes.")
