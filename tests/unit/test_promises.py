@@ -258,6 +258,15 @@ def test_when_nothing_else_comes_the_forecast_of_one_key_is_exact(
 def test_rows_of_one_job_are_foreseen_together(pattern: list[tuple[float, int]], limit: int, rows: list[int]):
     arrivals = [Arrival(one.at_s, one.steps, rows=count) for one, count in zip(by_gaps(pattern), rows, strict=False)]
     told, real = forecasts(arrivals, h200_512px, limit)
+    assert told[0] == real[0]
+    assert told[1] == pytest.approx(real[1])
+
+
+def test_a_row_for_which_there_is_no_place_is_foreseen_to_wait_for_one():
+    """Each is quicker than those before it, all of which are begun, as many as memory is held for."""
+    nested = [(0.0, 50), (0.2, 20), (0.4, 10), (0.6, 5), (0.8, 2), (0.9, 1)]
+    told, real = forecasts([Arrival(at_s, steps) for at_s, steps in nested], h200_512px, limit=1)
+    assert told[0] == real[0] == 1
     assert told[1] == pytest.approx(real[1])
 
 
