@@ -86,6 +86,9 @@ def run(
 
     One of --rate, --concurrency and --trace says when requests are sent.
 
+    Of a trace's fields are read: prompt (or text), width, height, num_inference_steps, seed, timestamp, slo_ms,
+    image_path or image_paths, strength, guidance_scale and n. Others are named and left out.
+
     Ends with 1 where the figures are not to be trusted: the harness was late, or nothing was answered.
     """
     if extra_fields and not multipart:
