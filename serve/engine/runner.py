@@ -94,7 +94,7 @@ class Runner:
             ]
             for alike in _alike(passes):
                 for chunk in _chunks(alike, int(min(most, self._largest(alike[0].call)))):
-                    self._call(chunk, run, whole=True)
+                    self._call(chunk, run)
             run.resume()
         return run.ended()
 
@@ -109,21 +109,21 @@ class Runner:
             return min(self._max_batch, declared)
         return min(declared, self._fitting.get(_kind(call), declared)) if self._invariant else 1
 
-    def _call(self, chunk: Sequence[_Pass], run: "_Run[Result]", *, whole: bool) -> None:
-        """whole: the chunk may be tried once more, in halves, should there be no memory for it."""
+    def _call(self, chunk: Sequence[_Pass], run: "_Run[Result]", *, again: bool = True) -> None:
+        """again: the chunk may be tried again, should there be no memory for it."""
 
         def fail(error: Exception) -> None:
             for one in chunk:
                 run.fail(one.stage, error)
 
         with contained(fail):
-            answered = self._answered(chunk, whole=whole)
+            answered = self._answered(chunk, again=again)
             if answered is None:
                 self._call_again(chunk, run)
             else:
                 self._hand_out(chunk, *answered, run)
 
-    def _answered(self, chunk: Sequence[_Pass], *, whole: bool) -> tuple[Sequence[int], Inputs] | None:
+    def _answered(self, chunk: Sequence[_Pass], *, again: bool) -> tuple[Sequence[int], Inputs] | None:
         """Seats and outputs. None: there was no memory. An error that is being handled keeps the tensors of the call
         that failed alive, so whatever is tried next is tried outside."""
         component = chunk[0].call.component
@@ -134,18 +134,20 @@ class Runner:
         except DeviceOutOfMemory:
             if component is not self._denoiser:
                 self._fitting[_kind(chunk[0].call)] = _half(len(chunk))
-            if not whole:
+            if not again:
                 raise
             return None
 
     def _call_again(self, chunk: Sequence[_Pass], run: "_Run[Result]") -> None:
-        """A filled batch is no smaller in halves, and its rows would come out different: it gets a second try as it is,
+        """In halves, and those in halves: a row fails where there is no memory for it alone, and for no neighbour.
+
+        A filled batch is no smaller in halves, and its rows would come out different: it gets a second try as it is,
         with the memory that was kept for later given back."""
         self.counters.out_of_memory += 1
         self._slots.clear()
         self._release()
         for part in _chunks(chunk, _half(len(chunk)) if self._invariant else len(chunk)):
-            self._call(part, run, whole=False)
+            self._call(part, run, again=self._invariant and len(part) > 1)
 
     def _assembled(self, chunk: Sequence[_Pass]) -> tuple[Inputs, Sequence[int]]:
         """The inputs of a batch, and where in it each pass is."""
