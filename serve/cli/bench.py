@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve.cli.console import EXIT_CODES, Exit, Failure, say, working
-from serve.cli.remote import UrlOption
+from serve.cli.remote import KeyOption, UrlOption
 
 if TYPE_CHECKING:
     from benchmarks.arrivals import Arrivals
@@ -76,9 +76,7 @@ def run(
             "num_inference_steps,seed, or all. The others are not sent, and the report says so."
         ),
     ] = "",
-    api_key: Annotated[
-        str, typer.Option(envvar="BENCH_API_KEY", show_default=False, help="A bearer token; never recorded.")
-    ] = "",
+    api_key: KeyOption = "",
     label: Annotated[str, typer.Option(show_default="model and workload", help="Groups runs in plots.")] = "",
     out: Annotated[
         Path | None, typer.Option(show_default="WORKLOAD-TIME.json", help="Where the run's JSON file goes.")
@@ -87,6 +85,9 @@ def run(
     """Send a workload to the server at --url, write what came of each request, and print the figures.
 
     One of --rate, --concurrency and --trace says when requests are sent.
+
+    Of a trace's fields are read: prompt (or text), width, height, num_inference_steps, seed, timestamp, slo_ms,
+    image_path or image_paths, strength, guidance_scale and n. Others are named and left out.
 
     Ends with 1 where the figures are not to be trusted: the harness was late, or nothing was answered.
     """

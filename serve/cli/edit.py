@@ -13,6 +13,7 @@ from serve.cli.remote import KeyOption, UrlOption, connect, remote_failures
 from serve.client import EditAnswer, EditCall
 
 Format = Literal["png", "jpeg", "webp"]
+Priority = Literal["low", "normal", "high"]
 SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
@@ -46,6 +47,9 @@ def edit(
     guidance: Annotated[
         float | None, typer.Option(show_default="the model's", help="0 to 20: how closely it follows the words.")
     ] = None,
+    priority: Annotated[
+        Priority | None, typer.Option(show_default="normal", help="Whose turn comes first among the model's edits.")
+    ] = None,
     output_format: Annotated[
         Format | None, typer.Option(show_default="what --output ends in, or png", help="Of the result.")
     ] = None,
@@ -73,6 +77,7 @@ def edit(
         "strength": strength,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
+        "priority": priority,
         "output_format": form,
     }
     call = EditCall(

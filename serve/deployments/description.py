@@ -94,7 +94,9 @@ _LIMITS: Document = {
 _HEADERS: Document = {
     **_LIMITS,
     "x-queue-position": _header(
-        "Edits of the model that were to be begun before this one when it was queued.", type="integer", minimum=0
+        "Its place in the queue of its model when it came: the next to be begun is 1; 0: it ran at once.",
+        type="integer",
+        minimum=0,
     ),
     "x-queue-seconds": _header(
         "Seconds until the end of the edit as they were estimated then.", type="number", minimum=0

@@ -4,6 +4,7 @@ A retry, a sweep of seeds or of prompts over one picture encodes each text and e
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -61,16 +62,17 @@ class Encoder:
             k in self.images for k, _ in parts.pictures
         )
 
-    def encode(self, jobs: Sequence[EditJob]) -> list[Encodings | Exception]:
-        """For each job its encodings, or why there are none. What several need is encoded once.
+    def encode(self, jobs: Sequence[EditJob], most: float = math.inf) -> list[Encodings | Exception]:
+        """For each job its encodings, or why there are none. What several need is encoded once. most: texts or pictures
+        of a call.
 
         Raises BackendLost, as `Runner.run` does.
         """
         wanted = [self._parts(job) for job in jobs]
         prompts = {prompt: prompt for parts in wanted for prompt in parts.prompts}
         pictures = {key: pixels for parts in wanted for key, pixels in parts.pictures}
-        texts = self._fetch(self.texts, prompts, self._family.encode_text, _text_bytes)
-        images = self._fetch(self.images, pictures, self._family.encode_image, lambda tensor: tensor.nbytes)
+        texts = self._fetch(self.texts, prompts, self._family.encode_text, _text_bytes, most)
+        images = self._fetch(self.images, pictures, self._family.encode_image, lambda tensor: tensor.nbytes, most)
         return [self._encodings(job, parts, texts, images) for job, parts in zip(jobs, wanted, strict=True)]
 
     def _parts(self, job: EditJob) -> _Parts:
@@ -83,6 +85,7 @@ class Encoder:
         wanted: Mapping[Hashable, Pixels] | Mapping[str, str],
         encode: Callable[..., Stage[Value]],
         size_bytes: Callable[[Value], int],
+        most: float,
     ) -> dict[Hashable, Value | Exception]:
         """By content, from the cache or encoded now. wanted: what to encode, by content."""
         found: dict[Hashable, Value | Exception] = {}
@@ -93,7 +96,7 @@ class Encoder:
                 missing[key] = encode(source)
             else:
                 found[key] = kept
-        for key, value in zip(missing, self._runner.run(tuple(missing.values())), strict=True):
+        for key, value in zip(missing, self._runner.run(tuple(missing.values()), most=most), strict=True):
             found[key] = value
             if not isinstance(value, Exception):
                 cache.put(key, value, size_bytes(value))

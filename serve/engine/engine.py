@@ -308,6 +308,9 @@ class Engine:
     # The loop's thread from here on.
 
     def _run(self) -> None:
+        # MKL and OpenMP count their threads by thread: without this, the first products of this one would be computed
+        # by as many as the machine has, whatever was set, and their rows come out with other bytes than later ones.
+        torch.set_num_threads(torch.get_num_threads())
         loop = Loop(
             self._family,
             self._runner,

@@ -114,15 +114,17 @@ class Loop:
                     self._begin(row, self.family.begin(edit.job, encodings.texts, encodings.images, edit.seed(row)))
 
     def _encode(self, edits: Sequence[Edit]) -> None:
-        """At least one of them, together with as many more as are expected to fit the time."""
+        """At least one of them, together with as many more as are expected to fit the time. All are of one key."""
         kept = [edit for edit in edits if self.encoder.keeps(edit.job)]
         new = [edit for edit in edits if edit not in kept]
         new = new[: self._affordable(self.profile.encode_s, new)]
         edits = [*kept, *new]
         if not edits:
             return
+        with self.changed:
+            most = self.ledger.room.encoded_together(edits[0].plan.key)
         started_s = time.monotonic()
-        answers = self.encoder.encode([edit.job for edit in edits])
+        answers = self.encoder.encode([edit.job for edit in edits], most)
         ended_s = time.monotonic()
         for edit, answer in zip(edits, answers, strict=True):
             if edit.trail is not None:
@@ -225,14 +227,15 @@ class Loop:
             surplus = self.ledger.finished_rows - self.max_batch
             if first is None:
                 return 0
+            together = int(min(self.runner.together, self.ledger.room.decoded_together(first.plan.key)))
             if not self.ledger.scheduler.running_rows:
-                return self.runner.together
+                return together
             expected_s = self.profile.decode_s.at(first.plan.key, first.plan.tokens, 1) or 0.0
         affordable = int(min(self._aside.left_s, 1e6) / max(expected_s, 1e-9))
         due = not self._aside.decodes and (not self._aside.encodes or self._passed_over >= PATIENCE)
         most = max(affordable, surplus, int(due))
         self._passed_over = 0 if most > 0 or self._aside.decodes else self._passed_over + 1
-        return min(most, self.runner.together) if most > 0 else 0
+        return min(most, together) if most > 0 else 0
 
     def _decode(self, finished: Sequence[Finished]) -> None:
         started_s = time.monotonic()

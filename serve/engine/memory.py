@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable
 
+from serve.engine.curves import Curves
 from serve.engine.profile import Profile
 
 
@@ -49,6 +50,14 @@ class Room:
                 passes -= 1
         return passes
 
+    def encoded_together(self, key: Hashable) -> float:
+        """Texts or pictures of one call that the memory beside the rows held allows; one at any rate."""
+        return self._fitting(self._profile.encode_bytes, key)
+
+    def decoded_together(self, key: Hashable) -> float:
+        """Likewise rows."""
+        return self._fitting(self._profile.decode_bytes, key)
+
     def ran_out(self, key: Hashable, passes: int) -> None:
         """A call with so many passes did not fit: none of this key will be that large again."""
         if not self._profile.fixed:  # a filled call is no smaller with fewer rows
@@ -67,3 +76,8 @@ class Room:
             (self._profile.decode_bytes, 1),
         )
         return max(curve.at(key, tokens, at) or 0.0 for curve, at in curves)
+
+    def _fitting(self, row_bytes: Curves, key: Hashable) -> float:
+        """row_bytes: that one takes for a while; so many take so many times that."""
+        each_bytes = row_bytes.at(key, self._profile.tokens(key), 1) or 0.0
+        return max(1.0, (self.budget_bytes - self.held_bytes) / each_bytes) if each_bytes else math.inf

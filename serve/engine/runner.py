@@ -1,5 +1,6 @@
 """Runs the stages of many rows side by side: their calls become batches, the batches' answers go back to their rows."""
 
+import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,8 @@ class Runner:
 
     Where the backend is batch-invariant, other components take as many rows at a time as are there. Where it is not,
     a row's bytes would change with their number: the denoiser is always called with exactly `max_batch` passes, filled
-    up with others, and every other component with one.
+    up with others, and every other component with one. A call of another component that found no memory teaches: none
+    of its shapes will be that large again. How large those of the denoiser may be, its caller decides.
 
     Raises ConfigurationError: the denoiser does not take that many.
     """
@@ -58,6 +60,7 @@ class Runner:
         self._invariant = backend.batch_invariant
         self._release = backend.memory.release
         self._slots: dict[Hashable, Slots] = {}
+        self._fitting: dict[Hashable, int] = {}
         self.counters = RunnerCounters()
         most = _most_rows(self._denoiser, max_batch)
         if max_batch > most and not self._invariant:
@@ -71,10 +74,13 @@ class Runner:
         return self._max_batch if self._invariant else 1
 
     @torch.inference_mode()
-    def run(self, stages: Sequence[Stage[Result]], rows: Sequence[Hashable] = ()) -> list[Result | Exception]:
+    def run(
+        self, stages: Sequence[Stage[Result]], rows: Sequence[Hashable] = (), most: float = math.inf
+    ) -> list[Result | Exception]:
         """Run the stages to their end. Answers for each its result, or why it failed, which leaves the others alone.
 
-        rows: names of the stages' rows, for inputs that stay the same from run to run to be copied once.
+        rows: names of the stages' rows, for inputs that stay the same from run to run to be copied once. most: rows of
+        a call.
 
         Raises BackendLost: the executor is gone, and nothing after it can succeed.
         """
@@ -87,8 +93,8 @@ class Runner:
                 for place, call in enumerate(calls)
             ]
             for alike in _alike(passes):
-                for chunk in _chunks(alike, self._largest(alike[0].call.component)):
-                    self._call(chunk, run, whole=True)
+                for chunk in _chunks(alike, int(min(most, self._largest(alike[0].call)))):
+                    self._call(chunk, run)
             run.resume()
         return run.ended()
 
@@ -97,27 +103,27 @@ class Runner:
         for slots in self._slots.values():
             slots.vacate()
 
-    def _largest(self, component: Component) -> int:
-        declared = _most_rows(component, self._max_batch)
-        if component is self._denoiser:
+    def _largest(self, call: Call) -> int:
+        declared = _most_rows(call.component, self._max_batch)
+        if call.component is self._denoiser:
             return min(self._max_batch, declared)
-        return declared if self._invariant else 1
+        return min(declared, self._fitting.get(_kind(call), declared)) if self._invariant else 1
 
-    def _call(self, chunk: Sequence[_Pass], run: "_Run[Result]", *, whole: bool) -> None:
-        """whole: the chunk may be tried once more, in halves, should there be no memory for it."""
+    def _call(self, chunk: Sequence[_Pass], run: "_Run[Result]", *, again: bool = True) -> None:
+        """again: the chunk may be tried again, should there be no memory for it."""
 
         def fail(error: Exception) -> None:
             for one in chunk:
                 run.fail(one.stage, error)
 
         with contained(fail):
-            answered = self._answered(chunk, whole=whole)
+            answered = self._answered(chunk, again=again)
             if answered is None:
                 self._call_again(chunk, run)
             else:
                 self._hand_out(chunk, *answered, run)
 
-    def _answered(self, chunk: Sequence[_Pass], *, whole: bool) -> tuple[Sequence[int], Inputs] | None:
+    def _answered(self, chunk: Sequence[_Pass], *, again: bool) -> tuple[Sequence[int], Inputs] | None:
         """Seats and outputs. None: there was no memory. An error that is being handled keeps the tensors of the call
         that failed alive, so whatever is tried next is tried outside."""
         component = chunk[0].call.component
@@ -126,19 +132,22 @@ class Runner:
                 inputs, seats = self._assembled(chunk)
                 return seats, component(inputs)
         except DeviceOutOfMemory:
-            if not whole:
+            if component is not self._denoiser:
+                self._fitting[_kind(chunk[0].call)] = _half(len(chunk))
+            if not again:
                 raise
             return None
 
     def _call_again(self, chunk: Sequence[_Pass], run: "_Run[Result]") -> None:
-        """A filled batch is no smaller in halves, and its rows would come out different: it gets a second try as it is,
+        """In halves, and those in halves: a row fails where there is no memory for it alone, and for no neighbour.
+
+        A filled batch is no smaller in halves, and its rows would come out different: it gets a second try as it is,
         with the memory that was kept for later given back."""
         self.counters.out_of_memory += 1
         self._slots.clear()
         self._release()
-        half = -(-len(chunk) // 2) if self._invariant else len(chunk)
-        for part in _chunks(chunk, half):
-            self._call(part, run, whole=False)
+        for part in _chunks(chunk, _half(len(chunk)) if self._invariant else len(chunk)):
+            self._call(part, run, again=self._invariant and len(part) > 1)
 
     def _assembled(self, chunk: Sequence[_Pass]) -> tuple[Inputs, Sequence[int]]:
         """The inputs of a batch, and where in it each pass is."""
@@ -222,8 +231,16 @@ def _alike(passes: Iterable[_Pass]) -> Iterable[Sequence[_Pass]]:
     """By component and shapes of inputs: what can be one call."""
     groups: dict[Hashable, list[_Pass]] = {}
     for one in passes:
-        groups.setdefault((id(one.call.component), _shapes(one.call.inputs)), []).append(one)
+        groups.setdefault(_kind(one.call), []).append(one)
     return groups.values()
+
+
+def _kind(call: Call) -> Hashable:
+    return id(call.component), _shapes(call.inputs)
+
+
+def _half(rows: int) -> int:
+    return -(-rows // 2)
 
 
 def _shapes(inputs: Inputs) -> Hashable:

@@ -105,8 +105,7 @@ class StepScheduler:
         if not self.waiting_rows or room <= 0:
             return ()
         key = self._turns.front()
-        next_batch = self._first(key, self._ordered(key, now_s))
-        return tuple(progress.row.id for progress in next_batch if not progress.begun)[:room]
+        return tuple(progress.row.id for progress in self._joining(key, self._ordered(key, now_s), room))
 
     def begin(self, row: int) -> None:
         self._rows[row].begun = True
@@ -162,31 +161,28 @@ class StepScheduler:
         key = rows[0].key
         left = {one.row.id: replace(one) for one in (*self._by_key.get(key, {}).values(), *self._planned_job(rows))}
         others_s = [self._alone_s(other) for other in self._others(key)]
-        mine = unbegun = {row.id for row in rows}
+        mine = {row.id for row in rows}
         ahead: set[int] = set()
-        at_once = True
+        at_once, waits = True, True
         own_s = wait_s = 0.0
         while mine & left.keys():
-            batch, steps = self._next_run(key, left.values(), now_s + own_s + wait_s)
-            unbegun = unbegun.difference(one.row.id for one in batch)
-            if unbegun:
+            ordered, spare_steps = self._ordered_by(key, left.values(), now_s + own_s + wait_s)
+            joining = self._joining(key, ordered, self._resident_rows - sum(one.begun for one in ordered))
+            for one in joining:
+                one.begun = True
+            batch = self._first(key, (one for one in ordered if one.begun))
+            waits = waits and mine.isdisjoint(one.row.id for one in batch)
+            if waits:
                 at_once = False
-                ahead |= {one.row.job for one in batch if not one.begun and one.row.id not in mine}
+                ahead |= {one.row.job for one in joining}
+            steps = _steps_alike(batch, spare_steps)
             own_s += steps * self._costs.step_s(key, sum(one.row.width for one in batch))
             wait_s = sum(min(own_s, other_s) for other_s in others_s)
             for one in batch:
-                one.begun = True
                 one.steps -= steps
                 if not one.steps:
                     del left[one.row.id]
         return 0 if at_once else 1 + len(ahead), own_s + wait_s
-
-    def _next_run(self, key: Hashable, rows: Iterable[_Progress], now_s: float) -> tuple[list[_Progress], int]:
-        """The batch that these rows make, and for how many steps: until one has ended, or there is no slack."""
-        ordered, spare_steps = self._ordered_by(key, rows, now_s)
-        batch = self._first(key, ordered)
-        steps = min(one.steps for one in batch)
-        return batch, int(min(steps, spare_steps)) if spare_steps >= 1 else steps
 
     def _planned_job(self, rows: Sequence[Row]) -> Iterable[_Progress]:
         """Each as if those before it had been added."""
@@ -238,6 +234,10 @@ class StepScheduler:
             slack_s = min(slack_s, progress.due_s - now_s - min(turns * busy_s, busy_s + others_s))
         return slack_s / step_s + ROUNDING
 
+    def _joining(self, key: Hashable, ordered: Iterable[_Progress], room: int) -> list[_Progress]:
+        """The rows of the next batch that are not begun, as many as there is room for."""
+        return [one for one in self._first(key, ordered) if not one.begun][: max(0, room)]
+
     def _first(self, key: Hashable, ordered: Iterable[_Progress]) -> list[_Progress]:
         """The rows of one batch: the first, however wide it is, and the next ones that fit beside it."""
         limit = room = self._costs.limit(key)
@@ -278,3 +278,9 @@ class StepScheduler:
         if not self._by_key[key]:
             del self._by_key[key]
             self._turns.leave(key)
+
+
+def _steps_alike(batch: Sequence[_Progress], spare_steps: float) -> int:
+    """How many steps the batch runs before another may: until a row has ended, or there is no slack any more."""
+    steps = min(one.steps for one in batch)
+    return int(min(steps, spare_steps)) if spare_steps >= 1 else steps

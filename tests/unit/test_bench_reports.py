@@ -216,6 +216,22 @@ def test_arrivals_can_come_from_a_file(tmp_path: Path, workload: Path, capsys: p
     assert run.load.process == "trace"
 
 
+@pytest.mark.parametrize(("options", "sent"), [((), "Bearer of-all"), (("--api-key", "own"), "Bearer own")])
+def test_the_key_is_that_of_the_other_commands(
+    tmp_path: Path,
+    workload: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    sent: str,
+):
+    monkeypatch.setenv("RETOUCH_API_KEY", "of-all")
+    bounds = "--concurrency", 1, "--requests", 1, "--out", tmp_path / "run.json"
+    with serving(Peer()) as peer:
+        assert command(capsys, "run", workload, "--url", peer.url, *bounds, *options)[0] == 0
+    assert [asked.headers["Authorization"] for asked in peer.asked] == [sent]
+
+
 def test_a_run_that_nobody_answers_ends_with_1_and_is_written(
     tmp_path: Path, workload: Path, capsys: pytest.CaptureFixture[str]
 ):

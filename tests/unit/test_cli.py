@@ -113,6 +113,8 @@ def test_every_option_reaches_the_server_under_the_apis_name(run: Terminal, phot
         "512x512",
         "--model",
         "tiny",
+        "--priority",
+        "high",
     ]
     paths = "--mask", photo, "--image", photo, "--image", photo, "-o", tmp_path / "out.webp"
     with listening(edited(b"1", b"2")) as peer:
@@ -130,6 +132,7 @@ def test_every_option_reaches_the_server_under_the_apis_name(run: Terminal, phot
         "n": 2,
         "size": "512x512",
         "model": "tiny",
+        "priority": "high",
         "output_format": "webp",
         "response_format": "b64_json",
         "stream": True,

@@ -132,20 +132,19 @@ def test_a_batch_that_finds_no_memory_runs_in_halves_and_those_after_it_are_smal
     assert [family.final_latents[f"{i}:{i}"] for i in range(4)] == [drawn_alone(job, job.seeds[0])[1] for job in jobs]
 
 
-def test_a_half_that_finds_no_memory_either_fails_and_the_others_end():
+def test_a_row_that_finds_no_memory_alone_fails_and_its_neighbours_end():
     family = FakeFamily(Fault("large", "denoiser", torch.OutOfMemoryError("2 GiB"), step=1))
     engine = engine_of(family)
     names = ("a", "b", "beside", "large")
     jobs = {name: edit_job(name, prompt=name, steps=3) for name in names}
     futures = {name: engine.submit(job) for name, job in jobs.items()}
     with running(engine):
-        errors = [error_of(futures[name]) for name in ("beside", "large")]
-        for name in ("a", "b"):
+        error = error_of(futures["large"])
+        for name in ("a", "b", "beside"):
             np.testing.assert_array_equal(result_of(futures[name]).images[0], drawn_alone(jobs[name], 1)[0])
         result_of(engine.submit(edit_job("later")))
         assert engine.healthy()
-    assert [(type(error), error.status, error.retryable) for error in errors] == [(DeviceOutOfMemory, 503, True)] * 2
-    assert errors[0] is not errors[1]
+    assert (type(error), error.status, error.retryable) == (DeviceOutOfMemory, 503, True)
 
 
 def test_a_batch_of_a_fixed_size_that_finds_no_memory_is_repeated_as_it_is():
@@ -168,6 +167,35 @@ def test_encoding_and_decoding_that_find_no_memory_run_in_halves(component: Comp
     family = FakeFamily(backend=FakeBackend(fits={component: 2}))
     drawn(family, [edit_job(f"{i}", i, prompt=f"as in {i}", picture=i, steps=1) for i in range(4)])
     assert [len(call) for call in family.calls(component)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "image_encoder", "decoder"])
+def test_encoding_and_decoding_that_found_no_memory_are_smaller_from_then_on(component: ComponentName):
+    family = FakeFamily(backend=FakeBackend(fits={component: 1}))
+    engine = engine_of(family)
+    jobs = [edit_job(f"{i}", i, prompt=f"as in {i}", picture=i, steps=1) for i in range(8)]
+    futures = [engine.submit(job) for job in jobs[:4]]
+    with running(engine):
+        for later in (jobs[4:], []):
+            for future in futures:
+                result_of(future)
+            futures = [engine.submit(job) for job in later]
+    assert [len(call) for call in family.calls(component)] == [4, 2, 1, 1, 2, 1, 1] + [1] * 4
+
+
+@pytest.mark.parametrize(("component", "stage"), [("image_encoder", "encode_bytes"), ("decoder", "decode_bytes")])
+def test_so_many_are_encoded_and_decoded_together_as_there_is_room_for(component: ComponentName, stage: str):
+    family = device(room_bytes=4 * ROW_BYTES + 250)
+    profile = known_costs(family, JOB, row_bytes=ROW_BYTES)
+    plan = family.plan(JOB)
+    getattr(profile, stage).measured(plan.key, plan.tokens, 1, 100.0)
+    engine = engine_of(family, profile=profile)
+    futures = [engine.submit(edit_job(f"{i}", i, picture=i, steps=1)) for i in range(4)]
+    with running(engine):
+        for future in futures:
+            result_of(future)
+        assert engine.stats().out_of_memory == 0
+    assert max(len(call) for call in family.calls(component)) == {"decoder": 2, "image_encoder": 4}[component]
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "decoder"])

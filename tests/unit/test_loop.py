@@ -95,8 +95,9 @@ def test_one_job_is_encoded_at_a_boundary_where_there_is_time_for_no_more():
 
 
 def test_a_row_that_comes_while_others_run_joins_at_the_next_step():
+    """Where batches are filled up, so that no measured time of a step makes them smaller than four."""
     gate = Gate()
-    family = FakeFamily(step_gate=gate)
+    family = FakeFamily(step_gate=gate, backend=fixed_size())
     job = edit_job("a", steps=50)
     profile = known_costs(family, job, encode_s=NEVER_AFFORDABLE_S, decode_s=NEVER_AFFORDABLE_S)
     with running(engine_of(family, profile=profile), gate) as engine:

@@ -80,6 +80,18 @@ def test_encoding_and_decoding_need_room_as_a_step_does(stage: str):
     assert room.ever(KEY, 1)
 
 
+@pytest.mark.parametrize(("budget", "rows"), [(1.0, 1), (620.0, 2), (math.inf, math.inf)])
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_so_many_are_encoded_and_decoded_together_as_fit_beside_the_rows_held(stage: str, budget: float, rows: float):
+    profile = profile_of()
+    room = Room(profile, budget)
+    room.hold(1, ROW_BYTES)
+    together = getattr(room, f"{stage}d_together")
+    assert together(KEY) == math.inf
+    getattr(profile, f"{stage}_bytes").measured(KEY, 1024, 1, 300.0)
+    assert rows <= together(KEY) < rows + 1 or together(KEY) == rows
+
+
 def test_a_row_fits_ever_where_its_own_passes_do():
     room = Room(profile_of(), budget_bytes=2 * PASS_BYTES + ROW_BYTES)
     assert room.ever(KEY, 2)

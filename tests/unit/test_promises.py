@@ -219,20 +219,23 @@ def test_a_device_with_work_never_rests():
 def forecasts(
     arrivals: Sequence[Arrival], step_s: StepSeconds, limit: int
 ) -> tuple[tuple[int, float], tuple[int, float]]:
-    """Of the last arrival: the place and the seconds as told when it came, and as they turned out."""
+    """Of the last arrival: the place and the seconds as told when it came, and as they turned out. Its place counts the
+    jobs of which a row begins before its first."""
     scheduler = scheduler_of(step_s, limit)
     told: list[tuple[float, tuple[int, float]]] = []
+    jobs: dict[int, int] = {}
 
     def ask(rows: Sequence[Row], now_s: float) -> None:
         told.append((now_s, scheduler.forecast(rows, now_s)))
+        jobs.update({row.id: row.job for row in rows})
 
     history = simulate(scheduler, arrivals, step_s, ask)
     asked_s, forecast = told[-1]
     last = len(arrivals) - 1
     began_s = history.begun_s[last]
-    ahead = sum(asked_s <= began < began_s for began in history.begun_s.values())
-    at_once = began_s == asked_s
-    return forecast, (0 if at_once else 1 + ahead, history.ended_s[last] - asked_s)
+    began = {row: step.began_s for step in reversed(history.steps) for row in step.batch.rows}
+    ahead = {jobs[row] for row, at_s in began.items() if asked_s <= at_s < began_s}
+    return forecast, (0 if began_s == asked_s else 1 + len(ahead), history.ended_s[last] - asked_s)
 
 
 @settings(max_examples=60, deadline=None)
@@ -255,6 +258,15 @@ def test_when_nothing_else_comes_the_forecast_of_one_key_is_exact(
 def test_rows_of_one_job_are_foreseen_together(pattern: list[tuple[float, int]], limit: int, rows: list[int]):
     arrivals = [Arrival(one.at_s, one.steps, rows=count) for one, count in zip(by_gaps(pattern), rows, strict=False)]
     told, real = forecasts(arrivals, h200_512px, limit)
+    assert told[0] == real[0]
+    assert told[1] == pytest.approx(real[1])
+
+
+def test_a_row_for_which_there_is_no_place_is_foreseen_to_wait_for_one():
+    """Each is quicker than those before it, all of which are begun, as many as memory is held for."""
+    nested = [(0.0, 50), (0.2, 20), (0.4, 10), (0.6, 5), (0.8, 2), (0.9, 1)]
+    told, real = forecasts([Arrival(at_s, steps) for at_s, steps in nested], h200_512px, limit=1)
+    assert told[0] == real[0] == 1
     assert told[1] == pytest.approx(real[1])
 
 

@@ -320,12 +320,12 @@ def test_a_batch_that_does_not_fit_runs_in_halves_with_the_same_bytes():
     assert [latents(sample) for sample in samples] == [drawn_alone(job, job.seeds[0])[1] for job in jobs]
 
 
-def test_a_half_that_does_not_fit_either_fails_and_the_other_runs():
+def test_a_row_that_does_not_fit_alone_fails_alone():
     family = FakeFamily(Fault("large", "denoiser", torch.OutOfMemoryError("2 GiB")))
     samples = [begun(family, edit_job(name, prompt=name)) for name in ("a", "b", "c", "large", "e")]
     failures = stepped(runner_of(family), family, samples)
-    assert [type(failure) for failure in failures] == [type(None)] * 2 + [DeviceOutOfMemory] * 2 + [type(None)]
-    assert sizes(family, "denoiser") == [4, 2, 2, 1]
+    assert [type(failure) for failure in failures] == [type(None)] * 3 + [DeviceOutOfMemory, type(None)]
+    assert sizes(family, "denoiser") == [4, 2, 2, 1, 1, 1]
 
 
 def test_a_batch_of_a_fixed_size_is_tried_again_as_it_is():
