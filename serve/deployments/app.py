@@ -45,6 +45,8 @@ SINGLES = 2
 HEALTH_CHECK_S = 2.0
 """Ray Serve replaces a replica that fails three checks in a row."""
 STOP_MARGIN_S = 10.0
+LONGEST_COMPILATION_S = 600.0
+"""That the first step of a kind may wait for."""
 NEVER_S = 1e9
 """Ray Serve's controller has no use for what an editor tells of itself; whoever has asks it."""
 CLUSTERS = {frozenset({"host", "port"}): "http_options", frozenset({"log_format"}): "logging_config"}
@@ -155,7 +157,12 @@ def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
-    )(Editor).bind(model, settings.server.cache_folder, settings.server.log_level)
+    )(Editor).bind(
+        model,
+        settings.server.cache_folder,
+        settings.server.log_level,
+        max(settings.limits.request_timeout_s, LONGEST_COMPILATION_S),
+    )
 
 
 def _scale(model: ModelSettings, settings: Settings) -> dict[str, Any]:
