@@ -1,5 +1,6 @@
 """Engines over the fake family, and how their futures are read."""
 
+import math
 from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ def engine_of(
     batching: Literal["steps", "requests", "none"] = "steps",
     memory_share: float = 0.9,
     step_log: Path | None = None,
+    stuck_after_s: float = math.inf,
     profile: Profile | None = None,
 ) -> Engine:
     options = EngineOptions(
@@ -46,6 +48,7 @@ def engine_of(
         batching=batching,
         memory_share=memory_share,
         step_log=step_log,
+        stuck_after_s=stuck_after_s,
     )
     return Engine(family, family.backend, options, profile)
 

@@ -73,7 +73,8 @@ def run(names: Sequence[str], pace: Pace) -> dict[str, Any]:
         _world(Path(name), FULL_DISK in names) as world,
     ):
         blows, sent = asyncio.run(_broken(world, [faults(MODEL)[one] for one in names], pace))
-    return {"took_s": time.monotonic() - began_s, "clients": pace.clients, **reported(blows, sent.requests)}
+        report = reported(blows, sent.requests, world.slow_ends)
+    return {"took_s": time.monotonic() - began_s, "clients": pace.clients, **report}
 
 
 async def _broken(world: World, wanted: Sequence[Fault], pace: Pace) -> tuple[list[Blow], Clients]:

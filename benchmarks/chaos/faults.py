@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,9 @@ def redis(folder: Path) -> Generator[Redis]:
 
 @dataclass
 class World:
-    """What there is to harm. port: of the API. store: the folder of results. head: the fields that it started with."""
+    """What there is to harm. port: of the API. store: the folder of results. head: the fields that it started with.
+    slow_ends: the statuses by which the API ended requests whose bodies came a byte a second; 0 for none.
+    """
 
     nodes: Nodes
     redis: Redis
@@ -73,6 +75,7 @@ class World:
     store: Path
     head: Mapping[str, Any]
     connections: list[socket.socket] = field(default_factory=list[socket.socket])
+    slow_ends: list[int] = field(default_factory=list[int])
 
     def kill_replica(self, deployment: str) -> None:
         self.nodes.replicas(deployment)[0].process.kill()
@@ -129,8 +132,10 @@ class World:
         give_up_at = time.monotonic() + SLOW_S
         while time.monotonic() < give_up_at:
             for number, connection in enumerate(self.connections):
-                connection.send(b" ") if number % 2 else connection.recv(1)
+                with suppress(OSError):  # the API has answered and closed it
+                    connection.send(b" ") if number % 2 else connection.recv(1)
             time.sleep(1.0)
+        self.slow_ends += [_status(connection) for connection in self.connections[1::2]]
 
     def leave(self) -> None:
         while self.connections:
@@ -169,6 +174,14 @@ def faults(model: str) -> dict[str, Fault]:
         Fault("full disk", World.fill_disk, World.free_disk),
     ]
     return {one.name: one for one in every}
+
+
+def _status(connection: socket.socket) -> int:
+    """Of the answer that has come; 0 where none has."""
+    connection.settimeout(1.0)
+    with suppress(OSError, ValueError, IndexError):
+        return int(connection.recv(1000).split()[1])
+    return 0
 
 
 def _head(content_length: int) -> bytes:

@@ -28,15 +28,16 @@ class Blow:
     cuts: bool
 
 
-def reported(blows: Sequence[Blow], requests: Sequence[Request]) -> dict[str, Any]:
-    """JSON values; `wrongs` has a sentence for each promise that was broken."""
+def reported(blows: Sequence[Blow], requests: Sequence[Request], slow_ends: Sequence[int] = ()) -> dict[str, Any]:
+    """JSON values; `wrongs` has a sentence for each promise that was broken. slow_ends: see `World`."""
     return {
         "requests": len(requests),
         "tries": dict(Counter(_told(one) for request in requests for one in request.tries)),
         "most_tries": max((len(request.tries) for request in requests), default=0),
         "beyond_official_retries": sum(len(request.tries) > OFFICIAL_TRIES for request in requests),
         "blows": [_blow(blow, requests) for blow in blows],
-        "wrongs": [*_wrongs(blows, requests)],
+        "slow_ends": {str(status): count for status, count in Counter(slow_ends).items()},
+        "wrongs": [*_wrongs(blows, requests), *_slow_wrongs(slow_ends)],
     }
 
 
@@ -78,6 +79,13 @@ def _wrongs(blows: Sequence[Blow], requests: Sequence[Request]) -> list[str]:
     return found
 
 
+def _slow_wrongs(ends: Sequence[int]) -> list[str]:
+    """What comes too slowly is refused when its time is over, and not waited for."""
+    return [
+        f"a body that came a byte a second was answered by {status or 'nothing'}" for status in ends if status != 408
+    ]
+
+
 def _told(one: Try) -> str:
     return one.kind if one.kind == "right" else " ".join(str(part) for part in (one.kind, one.status, one.code) if part)
 
@@ -92,13 +100,15 @@ def markdown(report: Mapping[str, Any]) -> str:
         ends = ", ".join(f"{count} {what}" for what, count in sorted(blow["ends"].items()))
         times = (blow[name] for name in ("next_good_s", "full_s", "restored_s", "slowest_s"))
         lines.append(f"| {blow['name']} | {ends} | {' | '.join(map(_seconds, times))} |")
-    wrongs = report["wrongs"]
+    wrongs, slow = report["wrongs"], report["slow_ends"]
+    told = ", ".join(f"{count} times {status}" for status, count in slow.items())
     return "\n".join(
         [
             *lines,
             "",
             f"{report['requests']} requests; the most tries of one: {report['most_tries']}; "
             f"{report['beyond_official_retries']} needed more than the two retries of OpenAI's clients.",
+            *(("", f"Requests whose bodies came a byte a second were answered {told}.") if slow else ()),
             "",
             f"{len(wrongs)} broken promises:" if wrongs else "Every request got its one right answer.",
             *(f"- {wrong}" for wrong in wrongs[:20]),

@@ -1,7 +1,8 @@
 """What serving costs as a cluster grows; about 25 minutes on two cores that do nothing else.
 
 `python -m benchmarks.scale` measures the processor time of an edit in each kind of process, the bytes that it moves,
-and what a request costs beside its drawing with 1 to 16 replicas. From that it reckons what a thousand GPUs would take.
+and what a request costs beside its drawing with 1 to 16 replicas. From that it reckons what a thousand GPUs would take,
+and puts the figures into the sizing guide.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from benchmarks.checkpoints import flux_kontext_configurations
 from benchmarks.machine import load_average, machine
 from benchmarks.processes import say
+from benchmarks.scale.guide import with_guide
 from benchmarks.scale.hops import counted, measured
 from benchmarks.scale.processors import SIDES, costs
 from benchmarks.scale.replicas import Overhead, overhead
@@ -33,6 +35,8 @@ def main() -> None:
         sizes = [counted(weights, side) for side in SIDES]
     found = Findings(machine(load_before), spent, sizes, moved, overheads)
     print(found.write(arguments.out))
+    guide = arguments.guide.read_text(encoding="utf-8")
+    arguments.guide.write_text(with_guide(guide, found), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -42,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=40.0, help="of load, each round and number of replicas")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--guide", type=Path, default=Path("k8s/sizing.md"))
     return parser.parse_args()
 
 

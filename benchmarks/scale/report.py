@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Self
+
+from pydantic import TypeAdapter
 
 from benchmarks.run import Machine
 from benchmarks.scale.hops import Counted, Measured
@@ -12,6 +15,9 @@ from benchmarks.scale.processors import Cost
 from benchmarks.scale.replicas import REQUESTS_PER_S, Overhead
 from benchmarks.scale.thousand import BUSY, H200, MANY, SINGLES, STEPS, Gpu, demand, most_gpus
 
+FILE = "scale.json"
+FLAT = 0.2
+"""How far the cost of a request may move as replicas grow."""
 KINDS = ("ProxyActor", "ingress", "codec", "editor-simulated", "runs", "quotas", "raylet")
 
 
@@ -29,11 +35,16 @@ class Findings:
     def hops(self, side: int) -> Counted:
         return next(one for one in self.counted if one.side == side)
 
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What `write` has written there."""
+        return TypeAdapter(cls).validate_json((folder / FILE).read_bytes())
+
     def write(self, folder: Path) -> str:
         """`scale.json` and `scale.md`; the page."""
         folder.mkdir(parents=True, exist_ok=True)
         told = page(self)
-        (folder / "scale.json").write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         (folder / "scale.md").write_text(told, encoding="utf-8")
         return told
 
@@ -115,21 +126,33 @@ def _hops(found: Findings) -> list[str]:
 def _growth(found: Findings) -> list[str]:
     counts = sorted({one.replicas for one in found.overheads})
     rows: list[str] = []
+    to_one: dict[str, list[float]] = {"time": [], "processor time": []}
     base_ms = base_cpu_ms = 0.0
     for count in counts:
         runs = [one for one in found.overheads if one.replicas == count]
         waits, spent, idle = ([f(one) for one in runs] for f in (_wait, _spent, _idle))
         base_ms, base_cpu_ms = base_ms or median(waits), base_cpu_ms or median(spent)
+        ratios = median(waits) / base_ms, median(spent) / base_cpu_ms
+        for told, ratio in zip(to_one.values(), ratios, strict=True):
+            told.append(ratio)
         rows.append(
-            f"| {count} | {min(one.used for one in runs)} | {_spread(waits)} | {median(waits) / base_ms:.2f} | "
-            f"{_spread(spent)} | {median(spent) / base_cpu_ms:.2f} | {_spread(idle)} |"
+            f"| {count} | {min(one.used for one in runs)} | {_spread(waits)} | {ratios[0]:.2f} | "
+            f"{_spread(spent)} | {ratios[1]:.2f} | {_spread(idle)} |"
         )
     return [
         "| replicas | that drew | beside the drawing, ms | to one | processor time a request, ms | to one | "
         "idle, ms of processor time a second |",
         "|---" * 7 + "|",
         *rows,
+        "",
+        f"Flat within {100 * FLAT:g} % is the goal. " + " ".join(_flatness(*one, counts[-1]) for one in to_one.items()),
     ]
+
+
+def _flatness(what: str, to_one: Sequence[float], most: int) -> str:
+    """to_one: ratios to what it is with one replica."""
+    is_met = "met" if max(abs(one - 1) for one in to_one) <= FLAT else "not met"
+    return f"The {what} of a request, up to {most} replicas: {min(to_one):.2f} to {max(to_one):.2f}, {is_met}."
 
 
 def _thousand(found: Findings) -> list[str]:

@@ -27,7 +27,7 @@ def serve(
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1", help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(show_default="8000", help="The port to listen on.")] = None,
 ) -> None:
-    """Start the server; Ctrl-C stops it."""
+    """Start the server; Ctrl-C or SIGTERM stops it, once the edits that it has begun are done."""
     try:
         settings = _settings(config, host, port)
     except ConfigurationError as error:
@@ -71,7 +71,7 @@ def _run(settings: "Settings") -> None:
     models = ", ".join(model.id for model in settings.models)
     supervise(
         start=lambda: _start(settings),
-        stop=_stop,
+        stop=lambda: _stop(settings),
         ready=lambda: typer.echo(welcome(settings.server)),
         starting=f"Starting Ray and loading {models}; this takes about half a minute",
     )
@@ -86,10 +86,10 @@ def _start(settings: "Settings") -> None:
         raise Failure(str(error), Exit.USAGE) from None
 
 
-def _stop() -> None:
+def _stop(settings: "Settings") -> None:
     from serve.deployments import app  # noqa: PLC0415  # As above.
 
-    app.stop()
+    app.stop(within_s=settings.limits.request_timeout_s)
 
 
 def welcome(server: "ServerSettings") -> str:

@@ -5,19 +5,23 @@ Serve config file whose `args` hold `config` or the configuration's own keys. `s
 `serve.deployments.app:configured`, the application of the file that RETOUCH_CONFIG names.
 """
 
+import asyncio
 import logging
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions, RequestRouterConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from serve.deployments import heap, proxy
 from serve.deployments.autoscaling import autoscaling
+from serve.deployments.broadcast import ask_all
 from serve.deployments.codec import Codec
 from serve.deployments.editor import Editor
 from serve.deployments.ingress import Ingress
@@ -38,6 +42,7 @@ from serve.storage import open_storage
 
 logger = logging.getLogger(__name__)
 APPLICATION = "retouch"
+INGRESS = "ingress"
 INGRESS_CPUS = 0.25
 CODEC_CPUS = 0.5
 SINGLE_CPUS = 0.1
@@ -45,6 +50,9 @@ SINGLES = 2
 HEALTH_CHECK_S = 2.0
 """Ray Serve replaces a replica that fails three checks in a row."""
 STOP_MARGIN_S = 10.0
+LONGEST_COMPILATION_S = 600.0
+"""That the first step of a kind may wait for."""
+DRAIN_LOOK_S = 0.2
 NEVER_S = 1e9
 """Ray Serve's controller has no use for what an editor tells of itself; whoever has asks it."""
 CLUSTERS = {frozenset({"host", "port"}): "http_options", frozenset({"log_format"}): "logging_config"}
@@ -71,7 +79,7 @@ def application(settings: Settings) -> ray_serve.Application:
         ray_actor_options={"num_cpus": CODEC_CPUS},
     )(Codec).bind(settings, facts)
     ingress = ray_serve.deployment(
-        name="ingress",
+        name=INGRESS,
         num_replicas=settings.server.ingress_replicas,
         max_surge_percent=ONE_MORE,
         max_ongoing_requests=2 * in_flight,
@@ -137,11 +145,28 @@ def start(settings: Settings) -> None:
         raise ConfigurationError(_why_deployment_failed(error)) from None
 
 
-def stop() -> None:
-    """End the application and the Ray that `start` started, with all their processes."""
+def stop(within_s: float = 0.0) -> None:
+    """End the application and the Ray that `start` started, with all their processes; before that, edits that were
+    begun, as far as they end within that time."""
     if ray.is_initialized():
+        if within_s:
+            asyncio.run(_drained(within_s))
         ray_serve.shutdown()
         ray.shutdown()
+
+
+async def _drained(within_s: float) -> None:
+    """Once no edit is under way. Ray Serve would end first what their next steps need."""
+    until_s = time.monotonic() + within_s
+    try:
+        ingress = ray_serve.get_deployment_handle(INGRESS, APPLICATION)
+    except RayServeException:  # it never came up
+        return
+    while time.monotonic() < until_s:
+        heard = await ask_all(ingress, "drain")
+        if not sum(heard.answers) and not heard.silent:
+            return
+        await asyncio.sleep(DRAIN_LOOK_S)
 
 
 def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
@@ -155,7 +180,12 @@ def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:
         health_check_period_s=HEALTH_CHECK_S,
         graceful_shutdown_timeout_s=_grace_s(settings),
         ray_actor_options={"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
-    )(Editor).bind(model, settings.server.cache_folder, settings.server.log_level)
+    )(Editor).bind(
+        model,
+        settings.server.cache_folder,
+        settings.server.log_level,
+        max(settings.limits.request_timeout_s, LONGEST_COMPILATION_S),
+    )
 
 
 def _scale(model: ModelSettings, settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,15 @@ from typing import Protocol
 from fastapi import Request
 
 from serve.codec import FormReader
-from serve.errors import InvalidRequest, Overloaded, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from serve.deployments.calls import RESTART_S
+from serve.errors import (
+    BackendUnavailable,
+    InvalidRequest,
+    Overloaded,
+    RequestTimeout,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
 from serve.schema import EditRequest
 from serve.settings import MIB, LimitSettings
 from serve.types import Form
@@ -35,13 +43,29 @@ class BodyBudget:
         self._limits = limits
         self._bytes = 0
         self._requests = 0
+        self._closed = False
+
+    @property
+    def requests(self) -> int:
+        """In flight."""
+        return self._requests
+
+    def close(self) -> None:
+        """Admit nobody from now on."""
+        self._closed = True
+
+    def refuse_if_closed(self) -> None:
+        if self._closed:
+            raise BackendUnavailable("the server is shutting down; try again", retry_after_s=RESTART_S)
 
     @asynccontextmanager
     async def admit(self, queued_s: Callable[[], Awaitable[float]]) -> AsyncGenerator[None]:
-        """Count one request while the context is open. Raises Overloaded before a byte of the body is read.
+        """Count one request while the context is open. Raises Overloaded before a byte of the body is read, and
+        BackendUnavailable after `close`.
 
         queued_s: asked, only then, for the seconds of work after which a retry has a chance.
         """
+        self.refuse_if_closed()
         if self._requests >= self._limits.requests_in_flight:
             message = f"{self._requests} requests are in flight, the most this server takes"
             raise Overloaded(message, retry_after_s=await queued_s())

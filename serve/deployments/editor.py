@@ -26,12 +26,16 @@ STOP_S = 5.0
 
 
 class Editor:
-    """Runs edits of one model. Every call ends when its edit has ended, or when its caller has left."""
+    """Runs edits of one model. Every call ends when its edit has ended, or when its caller has left.
 
-    def __init__(self, model: ModelSettings, cache_folder: Path, log_level: str) -> None:
+    stuck_after_s: how long the device may be at one step until it is taken for hanging, and Ray Serve starts another
+    replica in the place of this one.
+    """
+
+    def __init__(self, model: ModelSettings, cache_folder: Path, log_level: str, stuck_after_s: float) -> None:
         adopt_serve_logging(log_level)
         self._tracing = Tracing()
-        self._engine = load_engine(model, cache_folder)
+        self._engine = load_engine(model, cache_folder, stuck_after_s)
         self._engine.start()
         self._load = LoadMeter()
 
@@ -78,7 +82,7 @@ class Editor:
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
         if not self._engine.healthy():
-            raise BackendUnavailable(f"the engine has died: {self._engine.failure()}")
+            raise BackendUnavailable(f"the engine does not work: {self._engine.failure()}")
 
     async def __del__(self) -> None:
         """Ray Serve awaits this once the replica's calls have ended, so the engine is idle."""

@@ -225,10 +225,11 @@ class Ingress:
 
     @api.get("/readyz", responses=LIFE_ANSWERS)
     async def readyz(self) -> dict[str, str]:
-        """Whether every other deployment can do its part; 503 naming the first that cannot.
+        """Whether every other deployment can do its part; 503 naming the first that cannot, or where the server stops.
 
         A model that may have no replica is not asked: that would start one.
         """
+        self._bodies.refuse_if_closed()
         for name, deployment in self._needed.items():
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
@@ -245,6 +246,11 @@ class Ingress:
     async def figures(self) -> ProcessFigures:
         """What this process has counted."""
         return self._counts.figures(ray_serve.get_replica_context().replica_tag)
+
+    async def drain(self) -> int:
+        """Take no more edits; how many have not ended."""
+        self._bodies.close()
+        return self._bodies.requests
 
     async def __del__(self) -> None:
         """Ray Serve awaits this once the replica's calls have ended."""

@@ -50,7 +50,8 @@ class _Phase(Enum):
 class EngineOptions:
     """max_batch: passes of one denoiser call. batching: see `ModelSettings`. max_queued_rows: rows that may wait; a job
     that nothing waits before is taken whatever its size. cache_bytes: of the text and image encodings kept.
-    memory_share: of the device's memory that may be filled. step_log: a file for a line a step.
+    memory_share: of the device's memory that may be filled. step_log: a file for a line a step. stuck_after_s: how long
+    the device may be at one turn, a step at the most and what is done beside it, until it is taken for hanging.
     """
 
     max_batch: int
@@ -59,6 +60,7 @@ class EngineOptions:
     batching: Literal["steps", "requests", "none"] = "steps"
     memory_share: float = 0.9
     step_log: Path | None = None
+    stuck_after_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Engine:
         self._ledger = Ledger(_scheduler(options, self._costs), self._room)
         self._phase = _Phase.NEW
         self._failure: str | None = None
+        self._turn_began_s = math.inf
         self._log = StepLog(options.step_log)
 
     def start(self) -> None:
@@ -223,17 +226,18 @@ class Engine:
 
     def healthy(self) -> bool:
         """Whether jobs that were taken are being worked on."""
-        return self._phase in (_Phase.RUNNING, _Phase.DRAINING)
+        return self._phase in (_Phase.RUNNING, _Phase.DRAINING) and not self._stuck()
 
     def check(self) -> None:
         """Raises BackendUnavailable where edits would fail now. Waits for the executor, for seconds at the most."""
         if not self.healthy():
-            raise BackendUnavailable(f"the engine has died: {self._failure}")
+            raise BackendUnavailable(f"the engine does not work: {self.failure()}")
         self._backend.check()
 
     def failure(self) -> str | None:
-        """What the loop died of, for the operator; None while it has not."""
-        return self._failure
+        """What the loop died of or that it hangs, for the operator; None while it does neither."""
+        hangs = f"the device has not answered for {self._options.stuck_after_s:g} s"
+        return self._failure or (hangs if self._stuck() else None)
 
     def drain(self, timeout_s: float) -> None:
         """Take no more work, fail what waits, finish what runs, end the thread. Past the time, fail that as well."""
@@ -249,6 +253,9 @@ class Engine:
         self._log.close()
         if not self._thread.is_alive():
             self._backend.close()
+
+    def _stuck(self) -> bool:
+        return time.monotonic() - self._turn_began_s > self._options.stuck_after_s
 
     def _room_bytes(self) -> float:
         """Whole-request batching, which is there to be measured against, does not look at the memory."""
@@ -325,7 +332,9 @@ class Engine:
         try:
             with torch.inference_mode():
                 while self._has_work():
+                    self._turn_began_s = time.monotonic()
                     loop.turn()
+                    self._turn_began_s = math.inf
         except BaseException as error:
             log.critical("the engine's loop died", exc_info=True)
             self._failure = repr(error)

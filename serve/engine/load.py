@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 
 from serve.backends import load_backend
@@ -22,8 +23,9 @@ SIZES: tuple[Size, ...] = ((1024, 1024), (512, 512), (256, 256))
 """That the API names, the default first."""
 
 
-def load_engine(model: ModelSettings, cache_folder: Path) -> Engine:
+def load_engine(model: ModelSettings, cache_folder: Path, stuck_after_s: float = math.inf) -> Engine:
     """Load the model and learn its costs, from the folder where an earlier start on such a device has left them.
+    stuck_after_s: of `EngineOptions`.
 
     Raises ConfigurationError when the machine or the weights cannot run it.
     """
@@ -36,6 +38,7 @@ def load_engine(model: ModelSettings, cache_folder: Path) -> Engine:
         batching=model.batching,
         memory_share=model.memory_share,
         step_log=model.step_log,
+        stuck_after_s=stuck_after_s,
     )
     return Engine(family, backend, options, _profile(model, family, backend, cache_folder))
 

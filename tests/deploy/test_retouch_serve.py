@@ -6,15 +6,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 from PIL import Image
 
-from tests import pictures
+from tests import checkpoints, pictures
+from tests.http.api import EDITS, drawing_request, files
 from tests.http.conftest import free_port
+from tests.waiting import eventually
 
 RETOUCH = str(Path(sys.executable).parent / "retouch")
 START_S = 180
@@ -40,6 +45,24 @@ def test_a_server_starts_edits_and_leaves_nothing_behind(tmp_path: Path, embedde
         again.bind(("127.0.0.1", port))
 
 
+def test_a_server_that_is_told_to_stop_ends_the_edits_that_it_has_begun_and_takes_no_more(tmp_path: Path):
+    port, config = free_port(), tmp_path / "retouch.yaml"
+    weights = checkpoints.flux_kontext(tmp_path / "weights")
+    config.write_text(f"models: [{{id: main, family: flux_kontext, weights: {weights}, backend: simulated}}]")
+    with serving(port, "--config", str(config)) as server, ThreadPoolExecutor() as threads:
+        url = f"http://127.0.0.1:{port}"
+        begun = [threads.submit(_post, url, num_inference_steps=30, stream=streams) for streams in (False, True)]
+        eventually(lambda: _told(url).endswith(" 2.0"))
+        server.send_signal(signal.SIGTERM)
+        eventually(lambda: httpx.get(f"{url}/readyz", timeout=60).status_code == 503)
+        late = _post(url, num_inference_steps=1)
+        assert (late.status_code, late.headers["x-should-retry"]) == (503, "true")
+        answer, stream = (one.result() for one in begun)
+        assert len(files(answer)) == 1
+        assert "event: image_edit.completed" in stream.text
+        assert server.wait(STOP_S) == 0
+
+
 def test_weights_that_are_not_there_are_one_sentence(tmp_path: Path):
     config = tmp_path / "retouch.yaml"
     config.write_text(f"models: [{{id: lost, family: pixel_edit, weights: {tmp_path / 'nowhere'}}}]")
@@ -63,6 +86,16 @@ def serving(port: int, *options: str) -> Generator[subprocess.Popen[bytes]]:
         if server.poll() is None:
             server.terminate()
             server.wait(STOP_S)
+
+
+def _post(url: str, **fields: Any) -> httpx.Response:
+    return httpx.post(url + EDITS, json=drawing_request(model="main", **fields), timeout=120)
+
+
+def _told(url: str) -> str:
+    """How many edits are under way, as the server's metrics tell it."""
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+    return "".join(line for line in lines if line.startswith("retouch_requests_in_flight{"))
 
 
 def _edit(photo: Path, port: int, prompt: str, *options: str) -> subprocess.CompletedProcess[str]:

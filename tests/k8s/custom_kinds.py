@@ -1,8 +1,8 @@
 """The kinds that operators add to Kubernetes, as far as the manifests use them: every other key is refused.
 
 KubeRay 1.7 (https://ray-project.github.io/kuberay/reference/api/) and the Prometheus operator. What stands here as Any
-is a built-in type, which `kinds` holds to Kubernetes' own schema. `test_kuberay` compares the names with KubeRay's own
-definition, where there is one.
+is a built-in type, which `kinds` holds to Kubernetes' own schema. A RayService must pass KubeRay's own definition, too;
+what stands here is the part of it that the manifests use, and what it leaves open and they must not.
 """
 
 from typing import Annotated, Any, Literal, Self

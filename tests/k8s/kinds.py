@@ -1,4 +1,5 @@
-"""Whether manifests have the form of their kinds: of Kubernetes' own by its schemas, of others by `custom_kinds`."""
+"""Whether manifests have the form of their kinds: of Kubernetes' own by its schemas, of a RayService by KubeRay's
+definition, of it and of others by `custom_kinds`."""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from jsonschema.protocols import Validator
 from pydantic import ValidationError
 from referencing import Registry, Resource
 
+from tests.k8s import kuberay
 from tests.k8s.custom_kinds import CUSTOM_KINDS
 from tests.k8s.rendering import Manifest, pod_templates
 
@@ -35,9 +37,10 @@ def faults(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def _embedded(manifests: list[Manifest]) -> Iterator[str]:
-    """The built-in types within a RayService."""
+    """A RayService as KubeRay defines it, and the built-in types within."""
     for manifest in manifests:
         if manifest["kind"] == "RayService":
+            yield from kuberay.faults(manifest)
             templates = {**pod_templates([manifest]), "autoscaler": _autoscaler(manifest)}
             for name, template in templates.items():
                 header = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": name}}

@@ -17,6 +17,7 @@ RAY_STOPS_S = 16
 def faults(manifests: list[Manifest]) -> Iterator[str]:
     for name, template in pod_templates(manifests).items():
         yield from (f"{name}: {fault}" for fault in _pod(template))
+    yield from _head(manifests)
     yield from _shared_memory(manifests)
     yield from _time_to_end(manifests)
     yield from _budgets(manifests)
@@ -46,6 +47,14 @@ def _pod(template: Manifest) -> Iterator[str]:
         image, _, tag = container["image"].rpartition(":")
         if not image or not re.search(r"\d", tag):
             yield f"{container['name']} names no version of its image {container['image']}"
+
+
+def _head(manifests: list[Manifest]) -> Iterator[str]:
+    """Whatever ran there would end with it, and its CPUs are those that keep the cluster's state."""
+    for service in of_kind(manifests, "RayService"):
+        told = service["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]
+        if told.get("num-cpus") != "0":
+            yield "head: replicas may come to run there (num-cpus)"
 
 
 def _shared_memory(manifests: list[Manifest]) -> Iterator[str]:

@@ -86,6 +86,8 @@ MEANINGS = [
     ("PodDisruptionBudget", "spec.minAvailable", 2, "lets no node of cpu be drained"),
     ("PodDisruptionBudget", "spec.minAvailable", "50%", "counts no pods"),
     ("PodDisruptionBudget", "spec.selector.matchLabels", {"ray.io/group": "cpus"}, "no pod has ray.io/group: cpus"),
+    ("RayService", f"{CLUSTER}.headGroupSpec.rayStartParams.num-cpus", "2", "head: replicas may come to run there"),
+    ("RayService", f"{CLUSTER}.headGroupSpec.rayStartParams.num-cpus", GONE, "head: replicas may come to run there"),
     ("RayService", f"{HEAD}.securityContext.runAsNonRoot", False, "head: may run as root"),
     ("RayService", f"{HEAD}.automountServiceAccountToken", GONE, "head: gets a token"),
     ("RayService", f"{WORKER}.securityContext.allowPrivilegeEscalation", True, "gpu: ray-worker may gain rights"),

@@ -10,7 +10,7 @@ from ray import __version__ as ray_version
 
 from tests.k8s import application
 from tests.k8s.faults import faults
-from tests.k8s.rendering import K8S, OVERLAYS, Manifest, of_kind, pod_templates, render, with_component
+from tests.k8s.rendering import K8S, OVERLAYS, ROOT, Manifest, of_kind, pod_templates, render, with_component
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -63,6 +63,31 @@ def test_traces_are_sent_from_every_pod_of_ray_once_they_have_an_endpoint(overla
 def test_the_version_of_ray_is_the_one_that_is_tested() -> None:
     (service,) = of_kind(render(K8S / "overlays" / "cpu-demo"), "RayService")
     assert service["spec"]["rayClusterConfig"]["rayVersion"] == ray_version
+
+
+def test_the_pool_is_upgraded_step_by_step_and_keeps_workers_while_nodes_are_drained() -> None:
+    manifests = render(K8S / "overlays" / "gpu-pool")
+    (service,) = of_kind(manifests, "RayService")
+    assert service["spec"]["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
+    budgets = of_kind(manifests, "PodDisruptionBudget")
+    assert {one["spec"]["selector"]["matchLabels"]["ray.io/group"] for one in budgets} == {"cpu", "gpu"}
+
+
+@pytest.mark.parametrize("overlay", [overlay for overlay in OVERLAYS if overlay != "cpu-demo"])
+def test_engines_lie_in_a_folder_of_their_gpu_and_tensorrt(overlay: str) -> None:
+    """Both are of the workers that run them: the node's label, and the image, by its tag or by the Dockerfile."""
+    manifests = render(K8S / "overlays" / overlay)
+    (service,), (model,) = of_kind(manifests, "RayService"), application.settings_of(manifests).models
+    template = pod_templates([service])["gpu"]["spec"]
+    gpu = template["nodeSelector"]["nvidia.com/gpu.product"].removeprefix("NVIDIA-").lower()
+    told = re.search(r"-tensorrt-([\d.]+)$", template["containers"][0]["image"])
+    default = re.search(r"^ARG TENSORRT=([\d.]+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert default
+    major, minor, *_ = (told or default)[1].split(".")
+    assert model.model_repository.name == f"{gpu}-tensorrt-{major}.{minor}"
+    build = pod_templates(manifests)["build-engines"]["spec"]
+    assert build["nodeSelector"] == template["nodeSelector"]
+    assert build["containers"][0]["image"] == template["containers"][0]["image"]
 
 
 def test_triton_serves_the_folder_that_is_built() -> None:

@@ -148,6 +148,21 @@ async def test_a_request_too_many_is_told_the_work_that_is_queued() -> None:
         assert len(asked) == 1
 
 
+async def test_a_server_that_stops_takes_nobody_and_knows_who_is_left() -> None:
+    async def queued_s() -> float:
+        return 0.0
+
+    bodies = BodyBudget(LimitSettings())
+    async with bodies.admit(queued_s):
+        bodies.close()
+        assert bodies.requests == 1
+        with pytest.raises(BackendUnavailable) as refused:
+            async with bodies.admit(queued_s):
+                raise AssertionError("one came in")
+    assert error_response(refused.value).headers["x-should-retry"] == "true"
+    assert bodies.requests == 0
+
+
 def test_work_that_a_model_shuts_down_before_should_be_sent_again() -> None:
     response = error_response(BackendUnavailable("the model is shutting down; try again"))
     assert (response.status_code, response.headers["x-should-retry"]) == (503, "true")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.chaos.clients import Kind, Request, Try
-from benchmarks.chaos.report import Blow, reported
+from benchmarks.chaos.report import Blow, markdown, reported
 
 BLOW = Blow("node", calm_s=0.0, struck_s=10.0, restored_s=14.0, until_s=40.0, cuts=True)
 
@@ -41,3 +41,10 @@ def test_it_tells_when_answers_came_again_and_when_as_many_as_before() -> None:
     assert blow["next_good_s"] == 2.5
     assert blow["restored_s"] == 4.0
     assert 9.0 <= blow["full_s"] <= 10.5
+
+
+def test_a_body_that_comes_a_byte_a_second_is_refused_for_its_time_and_nothing_else() -> None:
+    report = reported([BLOW], [], slow_ends=[408, 408])
+    assert report["wrongs"] == []
+    assert "were answered 2 times 408." in markdown(report)
+    assert len(reported([BLOW], [], slow_ends=[408, 0, 200])["wrongs"]) == 2

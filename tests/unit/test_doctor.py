@@ -324,6 +324,17 @@ class TestGpus:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         assert only(gpus.gpus, settings(models=(self.ON_CUDA,))).verdict is WRONG
 
+    def test_those_that_other_machines_of_a_cluster_have_are_not_missed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        _driver(tmp_path, monkeypatch, "echo 'NVIDIA H200, 570.1, 9.0, 143771, 143000'")
+        eight = settings(models=({**TINY, "device": "cuda", "num_gpus": 1, "replicas": 8},))
+        assert next(iter(gpus.gpus(eight))).verdict is WRONG
+        monkeypatch.setenv("RAY_ADDRESS", "retouch-head-svc:6379")
+        first, _ = gpus.gpus(eight)
+        assert first.verdict is OK
+        assert first.found == "the models ask for 8 in all of the cluster, of which `ray status` tells; 1 found here"
+
     def test_a_driver_that_fails_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         _driver(tmp_path, monkeypatch, "echo 'Failed to initialize NVML: version mismatch'; exit 18")
         assert only(gpus.gpus, settings()).verdict is WARNING

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import re
 import threading
+import time
 from concurrent.futures import wait
 
 import pytest
@@ -252,8 +254,34 @@ def test_a_dead_engine_fails_every_job_and_says_so(where: Where, death: BaseExce
     eventually(lambda: str(death) in (engine.failure() or ""))
     with pytest.raises(BackendUnavailable):
         engine.submit(edit_job("late"))
+    with pytest.raises(BackendUnavailable, match=re.escape(str(death))):
+        engine.check()
     engine.drain(TIMEOUT_S)
     assert not engine.healthy()
+
+
+def test_an_engine_whose_device_does_not_answer_is_not_healthy_until_it_does():
+    gate = Gate()
+    engine = engine_of(FakeFamily(step_gate=gate), stuck_after_s=0.05)
+    with running(engine, gate):
+        future = engine.submit(edit_job("slow"))
+        gate.wait()
+        eventually(lambda: not engine.healthy())
+        assert not engine.stats().healthy
+        with pytest.raises(BackendUnavailable, match=r"has not answered for 0\.05 s"):
+            engine.check()
+        gate.open()
+        result_of(future)
+        eventually(engine.healthy)
+        assert engine.failure() is None
+
+
+def test_an_engine_that_has_nothing_to_do_is_healthy_however_long():
+    engine = engine_of(FakeFamily(), stuck_after_s=0.01)
+    with running(engine):
+        result_of(engine.submit(edit_job("only")))
+        time.sleep(0.05)
+        assert engine.healthy()
 
 
 def test_a_drain_finishes_what_runs_and_refuses_what_waits():

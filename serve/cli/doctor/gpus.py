@@ -19,6 +19,8 @@ TOOL = "nvidia-smi"
 TOOL_S = 10.0
 FIELDS = ("name", "driver_version", "compute_cap", "memory.total", "memory.free")
 """As the tool knows them, https://docs.nvidia.com/deploy/nvidia-smi/; memory in MiB."""
+CLUSTER = "RAY_ADDRESS"
+"""The variable by which programs on a node of a Ray cluster find it, as KubeRay sets it in every pod of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,16 @@ def gpus(settings: "Settings") -> Iterator[Finding]:
         advice = "mend the driver: after an update of it, a restart of the machine mostly helps"
         yield (wrong if wanted else warning)("gpus", str(error), advice)
         return
-    try:
-        refuse_missing_gpus(settings, len(there))
-    except ConfigurationError as error:
-        yield wrong("gpus", str(error).replace("; ", ", and "), _missing())
-        return
-    yield _range(settings, len(there)) or ok(
-        "gpus", f"{f'the models ask for {wanted:g}' if wanted else 'no model asks for one'}; {len(there)} found"
-    )
+    asked = f"the models ask for {wanted:g}" if wanted else "no model asks for one"
+    if CLUSTER in os.environ:
+        yield ok("gpus", f"{asked} in all of the cluster, of which `ray status` tells; {len(there)} found here")
+    else:
+        try:
+            refuse_missing_gpus(settings, len(there))
+        except ConfigurationError as error:
+            yield wrong("gpus", str(error).replace("; ", ", and "), _missing())
+            return
+        yield _range(settings, len(there)) or ok("gpus", f"{asked}; {len(there)} found")
     for index, gpu in enumerate(there):
         yield ok(f"gpu {index}", f"{gpu.name}, {gpu.free_mib} of {gpu.total_mib} MiB free, driver {gpu.driver}")
 
