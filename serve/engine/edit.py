@@ -3,6 +3,7 @@
 import logging
 import math
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass, field
 
 from serve.engine.encoder import Encodings
@@ -122,7 +123,7 @@ def untouched(job: EditJob) -> Future[EditResult]:
 def _for_the_caller(error: Exception, request_id: str) -> EditError:
     """A new error without a traceback, which would keep tensors alive and, in a batch, be shared between callers."""
     if isinstance(error, EditError):
-        return error.rebuild(error.message, error.code, error.param, error.retry_after_s)
+        return copy(error)
     log.error("request %s failed", request_id, exc_info=error, extra=_of(request_id))
     return InternalError("the edit failed inside the server")
 
