@@ -43,26 +43,26 @@ def main() -> None:
 
 def _decoder(arguments: argparse.Namespace) -> None:
     device = training_device()
-    stage = DecoderStage(Photographs(arguments.work / "cache", device), arguments.batch, device)
+    stage = DecoderStage(Photographs(arguments.work, device), arguments.batch, device)
     Run(stage, _schedule(arguments), arguments.work / "decoder", device).train()
 
 
 def _edits(arguments: argparse.Namespace) -> None:
     device = training_device()
-    photographs = Photographs(arguments.work / "cache", device)
+    photographs = Photographs(arguments.work, device)
     tokenizers = _tokenizers(arguments.work)
     formats = tuple(Format(size, _rows(arguments.batch, size), weight) for size, weight in FORMATS)
     batches = EditBatches(photographs, tokenizers, formats, device, arguments.seed)
     transform = fitted_transform(photographs)
     autoencoder: Any = _autoencoder(arguments.work, transform)
     autoencoder.to(device)
-    stage = EditStage(batches, photographs, transform, autoencoder, tokenizers, Shape(), device)
+    stage = EditStage(batches, photographs, transform, autoencoder, tokenizers, Shape(), arguments.levels, device)
     Run(stage, _schedule(arguments), arguments.work / "edits", device).train()
 
 
 def _export(arguments: argparse.Namespace) -> None:
     tokenizers = _tokenizers(arguments.work)
-    transform = fitted_transform(Photographs(arguments.work / "cache", torch.device("cpu")))
+    transform = fitted_transform(Photographs(arguments.work, torch.device("cpu")))
     networks = new_networks(tokenizers, Shape())
     steps = load_average(networks, arguments.work / "edits")
     export(networks, _autoencoder(arguments.work, transform), tokenizers, arguments.checkpoint)
@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     decoder = _training(commands.add_parser("decoder", help="train the autoencoder's decoder"), 12_000, 16, 2e-3)
     decoder.set_defaults(run=_decoder)
     edits = _training(commands.add_parser("edits", help="train transformer and text encoders"), 40_000, 32, 5e-4)
+    edits.add_argument("--levels", type=int, default=1, help="of noise that each pair is seen at. A GPU takes 4")
     edits.set_defaults(run=_edits)
     exporting = commands.add_parser("export", help="write a checkpoint of the last saved states")
     exporting.add_argument("--checkpoint", type=Path, default=CHECKPOINT)

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,22 +84,17 @@ class EditBatches:
         drawn = torch.rand((2, len(gradual)), generator=generator, device=self._device)
         guidance = torch.where(drawn[0] < _NO_GUIDANCE, 1.0, 1 + (MAX_GUIDANCE - 1) * drawn[1])
         exaggerated = guided(pairs.source, pairs.target, guidance)
-        texts = [_cased(text, words) for text in pairs.instructions]
+        clip_ids, t5_ids = self._tokenizers.ids([_cased(text, words) for text in pairs.instructions])
         return Batch(
             source=pairs.source,
             target=torch.where(gradual[:, None, None, None], exaggerated, pairs.target),
             reference=pairs.reference,
-            clip_ids=self._ids(self._tokenizers.clip, texts),
-            t5_ids=self._ids(self._tokenizers.t5, texts),
+            clip_ids=clip_ids.to(self._device),
+            t5_ids=t5_ids.to(self._device),
             guidance=guidance,
             gradual=gradual,
             counted=torch.ones_like(pairs.source[:, :1]) if pairs.mask is None else pairs.mask,
         )
-
-    def _ids(self, tokenizer: Any, texts: list[str]) -> Tensor:
-        length = tokenizer.model_max_length
-        ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-        return ids.to(self._device, non_blocking=True)
 
 
 def _made(

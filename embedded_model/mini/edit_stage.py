@@ -33,12 +33,16 @@ class EditStage:
         autoencoder: AutoencoderKL,
         tokenizers: Tokenizers,
         shape: Shape,
+        levels: int,
         device: torch.device,
     ) -> None:
-        """transform: what the autoencoder's encoder computes. photographs, autoencoder: to show what was learned."""
+        """transform: what the autoencoder's encoder computes. photographs, autoencoder: to show what was learned.
+
+        levels: at how many levels of noise each pair is seen. A large GPU computes faster than pairs are made.
+        """
         self._batches = ahead(batches, device)
         self._transform, self._autoencoder, self._tokenizers = transform, autoencoder, tokenizers
-        self._photographs, self._device = photographs, device
+        self._photographs, self._levels, self._device = photographs, levels, device
         self.modules = new_networks(tokenizers, shape).to(device)
         blocks_compiled(self.modules["transformer"], device)
 
@@ -47,11 +51,11 @@ class EditStage:
         generator = torch.Generator(self._device).manual_seed(step)
         source, target = self._latents(batch.source), self._latents(batch.target)
         pictures = [source] if batch.reference is None else [source, self._latents(batch.reference)]
-        drawn = draw(len(source), batch.gradual, generator)
-        noise = torch.randn(source.shape, generator=generator, device=self._device)
-        noisy, velocity = noisy_and_velocity(source, target, noise, drawn)
+        drawn = draw(self._levels * len(source), self._often(batch.gradual), generator)
+        noise = torch.randn((len(drawn.sigma), *source.shape[1:]), generator=generator, device=self._device)
+        noisy, velocity = noisy_and_velocity(self._often(source), self._often(target), noise, drawn)
         error = self._velocity(noisy, pictures, drawn.sigma, batch) - pack(velocity)
-        counted = pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True)
+        counted = self._often(pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True))
         rows = (error.square() * counted).mean((1, 2)) / counted.mean((1, 2))
         kind = f"{batch.source.shape[3]}x{batch.source.shape[2]}" if batch.reference is None else TWO_IMAGES
         return {"loss": rows.mean(), kind: rows.mean()}
@@ -68,6 +72,10 @@ class EditStage:
     def _latents(self, pixels: Tensor) -> Tensor:
         return self._transform.encode(pixels * 2 - 1)
 
+    def _often(self, rows: Tensor) -> Tensor:
+        """Each row once for every level."""
+        return rows.repeat(self._levels, *[1] * (rows.dim() - 1))
+
     def _velocity(self, noisy: Tensor, pictures: list[Tensor], sigma: Tensor, batch: Batch) -> Tensor:
         """(B, tokens, channels) float32, of the noisy picture's tokens."""
         tokens = pack(noisy)
@@ -75,11 +83,11 @@ class EditStage:
             pooled = self.modules["text_encoder"](input_ids=batch.clip_ids).pooler_output
             text = self.modules["text_encoder_2"](input_ids=batch.t5_ids).last_hidden_state
             velocity = self.modules["transformer"](
-                hidden_states=torch.cat([tokens, *map(pack, pictures)], dim=1),
+                hidden_states=torch.cat([tokens, *(self._often(pack(picture)) for picture in pictures)], dim=1),
                 timestep=sigma,
-                guidance=batch.guidance,
-                pooled_projections=pooled,
-                encoder_hidden_states=text,
+                guidance=self._often(batch.guidance),
+                pooled_projections=self._often(pooled),
+                encoder_hidden_states=self._often(text),
                 txt_ids=torch.zeros(text.shape[1], 3, device=self._device),
                 img_ids=positions(noisy, pictures).to(self._device),
                 return_dict=False,

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxAttention
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from embedded_model.mini.blocks import LATENT_CHANNELS
@@ -45,6 +46,10 @@ class Tokenizers:
 
     clip: CLIPTokenizer
     t5: T5Tokenizer
+
+    def ids(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Of both, (B, TEXT_TOKENS) int64: what calling them answers, ten times as fast."""
+        return _ids(self.clip, texts), _ids(self.t5, texts)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,13 @@ def look_at_source(attention: FluxAttention) -> None:
         projection.bias[:_HEAD] = constant
     attention.norm_q.weight.fill_(_SHARPNESS)
     attention.norm_k.weight.fill_(_SHARPNESS)
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> Tensor:
+    rust: Tokenizer = tokenizer.backend_tokenizer
+    rust.enable_truncation(TEXT_TOKENS)
+    rust.enable_padding(length=TEXT_TOKENS, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
+    return torch.from_numpy(np.array([encoding.ids for encoding in rust.encode_batch_fast(texts)]))
 
 
 def train_tokenizers(sentences: Iterable[str]) -> Tokenizers:

@@ -3,11 +3,16 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from embedded_model.data import training_photographs
 
+_LONG_SIDES = (1024, 640, 400, 256)
+"""In pixels; crops of one size from these show details at several scales."""
+_QUALITY = 95
 _RECOLOURED = 0.5
 """Share of crops whose colours are changed, so that sources differ more than the photographs do."""
 
@@ -15,13 +20,12 @@ _RECOLOURED = 0.5
 class Photographs:
     """Every photograph at several scales, kept as (3, H, W) bytes on the device."""
 
-    def __init__(self, cache: Path, device: torch.device) -> None:
-        """cache: where the packages that hold them are unpacked; they are fetched on the first use."""
+    def __init__(self, work: Path, device: torch.device) -> None:
+        """work: has them in `photographs`, 11 MB of JPEG that may be carried to another machine. Where it has not, they
+        are fetched, with the packages that they are from, into `cache`."""
+        files = sorted(_kept(work).iterdir())
         self._device = device
-        self._scales = [
-            [torch.tensor(scale).permute(2, 0, 1).contiguous().to(device) for scale in photograph.scales]
-            for photograph in training_photographs(cache)
-        ]
+        self._scales = [[_shrunk(file, side).to(device) for side in _LONG_SIDES] for file in files]
 
     def crops(self, count: int, size: tuple[int, int], seed: int) -> Tensor:
         """(count, 3, height, width) float32 in [0, 1]: mirrored at random, half of them recoloured. size: of those two.
@@ -36,6 +40,22 @@ class Photographs:
         pixels = torch.stack([_crop(choose.choice(choose.choice(fitting)), size, choose) for _ in range(count)]) / 255
         generator = torch.Generator(self._device).manual_seed(seed)
         return _recoloured(pixels, generator)
+
+
+def _kept(work: Path) -> Path:
+    folder, partial = work / "photographs", work / "photographs.partial"
+    if not folder.exists():
+        partial.mkdir(parents=True, exist_ok=True)
+        for photograph in training_photographs(work / "cache"):
+            Image.fromarray(photograph.scales[0]).save(partial / f"{photograph.name}.jpg", quality=_QUALITY)
+        partial.rename(folder)
+    return folder
+
+
+def _shrunk(file: Path, long_side: int) -> Tensor:
+    with Image.open(file) as picture:
+        picture.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def _holds(picture: Tensor, size: tuple[int, int]) -> bool:

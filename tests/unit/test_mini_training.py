@@ -143,6 +143,14 @@ def test_tokenizers_are_kept_and_read_any_text(tmp_path: Path, tokenizers: Token
             assert len(ids) == 40
 
 
+def test_ids_of_many_texts_are_those_of_calling_the_tokenizers(tokenizers: Tokenizers):
+    texts = ["make it Sepia", "", "\u65e5\u672c \u00fc", *sentences(50), "word " * 60]
+
+    for quick, tokenizer in zip(tokenizers.ids(texts), (tokenizers.clip, tokenizers.t5), strict=True):
+        called = cast(Any, tokenizer)(texts, padding="max_length", max_length=40, truncation=True, return_tensors="pt")
+        assert torch.equal(quick, called.input_ids)
+
+
 def test_a_strength_s_that_starts_from_the_source_ends_at_the_part_s_of_the_edit():
     source, target = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
     noise = torch.randn((1, 4, 2, 2), generator=torch.Generator().manual_seed(1))
