@@ -58,7 +58,7 @@ def test_a_group_makes_a_pair_for_each_photograph(name: str, held_out: bool, pho
         assert tensor.isfinite().all()
         assert tensor.min() >= 0
         assert tensor.max() <= 1
-    assert (pairs.mask is not None) == (name == "inpaint")
+    assert (pairs.mask is not None) == (name in {"repairs", "masked"})
     assert (pairs.reference is not None) == (name == "two_images")
 
 
@@ -212,4 +212,4 @@ def test_the_second_picture_of_a_colour_transfer_is_another_photograph(photograp
 
 def test_parts_with_and_without_a_mask_are_not_joined(photographs: Tensor):
     with pytest.raises(ValueError, match="a reference or a mask"):
-        joined([made("tones", photographs), made("inpaint", photographs)])
+        joined([made("tones", photographs), made("repairs", photographs)])
