@@ -244,7 +244,6 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
                 "make the weather snowy",
                 "change the weather to snow",
                 "change the season to winter",
-                "it should be snowing",
             ),
             held_out_adjectives=("full of falling snow", "covered with snow"),
             held_out_commands=("let snow fall", "make it a snowy day", "let snowflakes fall over {it}"),

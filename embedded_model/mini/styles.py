@@ -65,7 +65,7 @@ def _soft_steps(values: Tensor, levels: int) -> Tensor:
     """Steps with slopes between them, which a little noise does not fray."""
     scaled = values * (levels - 1)
     within = scaled - torch.floor(scaled)
-    return (torch.floor(scaled) + (3 * (within - 0.5) + 0.5).clamp(0, 1)) / (levels - 1)
+    return (torch.floor(scaled) + (6 * (within - 0.5) + 0.5).clamp(0, 1)) / (levels - 1)
 
 
 def _steps(values: Tensor, levels: int) -> Tensor:

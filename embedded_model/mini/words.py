@@ -97,7 +97,7 @@ def fill(template: str, words: random.Random, **values: str) -> str:
 def commanded(command: str, words: random.Random, *, held_out: bool = False) -> str:
     """A command in a sentence frame; a statement ("it should ...", "i need ...") is a sentence already."""
     if " should " in command or " would " in command or command.startswith("i "):
-        return command
+        return fill(command, words)
     frames = phrases.HELD_OUT_COMMAND_FRAMES if held_out else COMMAND_FRAMES
     return fill(words.choice(frames), words, phrase=command)
 
