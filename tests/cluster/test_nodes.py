@@ -2,6 +2,7 @@
 what becomes of requests while its configuration is changed."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +17,7 @@ from tests.cluster.conftest import WORKER, Deployed, deployed
 from tests.http.api import EDITS, drawing_request, files, refusal
 from tests.waiting import eventually
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 SENDING = 4
 BUSY_S = 3.0
 """Before a configuration is changed, and after it has come into effect."""
@@ -65,13 +66,23 @@ def test_every_node_answers(served: Deployed) -> None:
 
 
 def test_a_replica_without_room_starts_on_the_node_that_is_added_and_no_edit_is_lost(served: Deployed) -> None:
+    grown = threading.Event()
+
+    def ask_until_grown(seed: int) -> list[httpx.Response]:
+        answers = [_edit(served, model="pool", num_inference_steps=40, seed=seed)]
+        while not grown.is_set():
+            answers.append(_edit(served, model="pool", num_inference_steps=40, seed=seed))
+        return answers
+
     with ThreadPoolExecutor(32) as threads:
-        body = {"model": "pool", "num_inference_steps": 40}
-        edits = [threads.submit(_edit, served, **body, seed=seed) for seed in range(32)]
-        eventually(lambda: _states(served, "editor-pool") == {"RUNNING": 2, "STARTING": 1}, PATIENCE_S)
-        served.nodes.add("three", **WORKER)
-        eventually(lambda: len({one.node for one in served.nodes.replicas("editor-pool")}) == 3, PATIENCE_S)
-        assert {one.result().status_code for one in edits} == {200}
+        asking = [threads.submit(ask_until_grown, seed) for seed in range(32)]
+        try:
+            eventually(lambda: _states(served, "editor-pool") == {"RUNNING": 2, "STARTING": 1}, PATIENCE_S)
+            served.nodes.add("three", **WORKER)
+            eventually(lambda: len({one.node for one in served.nodes.replicas("editor-pool")}) == 3, PATIENCE_S)
+        finally:
+            grown.set()
+        assert {answer.status_code for one in asking for answer in one.result()} == {200}
     eventually(lambda: _states(served, "editor-pool") == {"RUNNING": 1}, PATIENCE_S)
 
 
