@@ -28,7 +28,15 @@ from embedded_model.mini.photographs import Photographs
 WORK = Path(".cache/embedded_model")
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 TOKENIZED_SENTENCES = 40_000
-FORMATS = (((128, 128), 0.4), ((256, 256), 0.3), ((256, 384), 0.05), ((384, 256), 0.05), ((512, 512), 0.2))
+FORMATS = (
+    ((128, 128), 0.38),
+    ((256, 256), 0.3),
+    ((256, 384), 0.05),
+    ((384, 256), 0.05),
+    ((512, 512), 0.18),
+    ((512, 1024), 0.02),
+    ((1024, 512), 0.02),
+)
 """Heights and widths in pixels, and how often each comes. Larger ones have fewer rows a batch, as many pixels."""
 
 

@@ -30,7 +30,7 @@ class Photographs:
     def crops(self, count: int, size: tuple[int, int], seed: int) -> Tensor:
         """(count, 3, height, width) float32 in [0, 1]: mirrored at random, half of them recoloured. size: of those two.
 
-        Raises ValueError where no photograph is so large.
+        Where a photograph has the room only on its side, it is turned. Raises ValueError where none is so large.
         """
         choose = random.Random(seed)
         fitting = [[scale for scale in scales if _holds(scale, size)] for scales in self._scales]
@@ -59,10 +59,17 @@ def _shrunk(file: Path, long_side: int) -> Tensor:
 
 
 def _holds(picture: Tensor, size: tuple[int, int]) -> bool:
+    """Upright or on its side."""
+    return _fits(picture, size) or _fits(picture.mT, size)
+
+
+def _fits(picture: Tensor, size: tuple[int, int]) -> bool:
     return picture.shape[1] >= size[0] and picture.shape[2] >= size[1]
 
 
 def _crop(picture: Tensor, size: tuple[int, int], choose: random.Random) -> Tensor:
+    if not _fits(picture, size):
+        picture = picture.rot90(1, (1, 2))
     top, left = choose.randint(0, picture.shape[1] - size[0]), choose.randint(0, picture.shape[2] - size[1])
     crop = picture[:, top : top + size[0], left : left + size[1]]
     return crop.flip(2) if choose.random() < 0.5 else crop

@@ -55,7 +55,7 @@ FAMILIES: dict[str, FamilyEntry] = {
             max_images=2,
             reference_pixels=512 * 512,
             draw_min=256,
-            draw_max=512,
+            draw_max=1024,
             multiple=16,
         ),
         ("text_encoder", "text_encoder_2", "vae_encoder", "vae_decoder", "denoiser"),

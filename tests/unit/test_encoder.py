@@ -133,12 +133,13 @@ def test_a_picture_that_fails_ends_those_who_need_it_alone(where: Where):
     encoded(encoder, [bad])
 
 
-def test_a_call_that_fails_ends_all_jobs_in_it():
-    family = FakeFamily(Fault("bad", "text_encoder", DeviceOutOfMemory("no room"), times=2))
+def test_a_job_for_which_there_is_no_memory_even_alone_ends_alone():
+    """Four together, two, and one."""
+    family = FakeFamily(Fault("bad", "text_encoder", DeviceOutOfMemory("no room"), times=3))
     encoder = encoder_of(family)
     jobs = [edit_job(name, prompt=name) for name in ("a", "b", "c", "bad")]
     answers = encoder.encode(jobs)
-    assert [isinstance(answer, DeviceOutOfMemory) for answer in answers] == [False, False, True, True]
+    assert [isinstance(answer, DeviceOutOfMemory) for answer in answers] == [False, False, False, True]
     encoded(encoder, jobs)
 
 
