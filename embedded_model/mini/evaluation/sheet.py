@@ -14,20 +14,20 @@ CASES_IN_A_LINE = 2
 CELL_PX = 176
 TEXT_PX = 12
 LINE_PX = 15
-GAP_PX = 10
+SEAM_PX, GAP_PX = 3, 14
 
 
 def contact_sheet(answers: Sequence[Answer]) -> Image.Image:
-    """The first SHOWN answers of a group, each with its instruction; in red, what a wrong output is nearest to."""
+    """The first SHOWN answers of a group under instruction and edit; in red, what a wrong one is nearest to."""
     shown = answers[:SHOWN]
     captions = [name for name, _ in _pictures(shown[0])]
-    width, height = CELL_PX * len(captions) + GAP_PX, CELL_PX + 2 * LINE_PX + GAP_PX
+    width, height = (CELL_PX + SEAM_PX) * len(captions) + GAP_PX, CELL_PX + 2 * LINE_PX + GAP_PX
     lines = -(-len(shown) // CASES_IN_A_LINE)
     columns = min(len(shown), CASES_IN_A_LINE)
     sheet = Image.new("RGB", (width * columns - GAP_PX, LINE_PX + height * lines), "white")
     for column in range(columns):
         for index, caption in enumerate(captions):
-            _write(sheet, (column * width + index * CELL_PX, 0), caption, "grey", CELL_PX)
+            _write(sheet, (column * width + index * (CELL_PX + SEAM_PX), 0), caption, "grey", CELL_PX)
     for number, answer in enumerate(shown):
         corner = (number % CASES_IN_A_LINE * width, LINE_PX + number // CASES_IN_A_LINE * height)
         _draw(sheet, corner, answer, width - GAP_PX)
@@ -38,12 +38,11 @@ def _draw(sheet: Image.Image, corner: tuple[int, int], answer: Answer, width: in
     left, top = corner
     outcome = answer.outcome
     _write(sheet, (left, top), outcome.prompt, "black", width)
-    if not outcome.right:
-        told = f"{outcome.edit}; nearest: {outcome.nearest}"
-        _write(sheet, (left, top + LINE_PX), told, "#c00000", width)
+    told = outcome.edit if outcome.right else f"{outcome.edit}; nearest: {outcome.nearest}"
+    _write(sheet, (left, top + LINE_PX), told, "grey" if outcome.right else "#c00000", width)
     for index, (_, picture) in enumerate(_pictures(answer)):
         small = as_image(picture).resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
-        sheet.paste(small, (left + index * CELL_PX, top + 2 * LINE_PX))
+        sheet.paste(small, (left + index * (CELL_PX + SEAM_PX), top + 2 * LINE_PX))
 
 
 def _pictures(answer: Answer) -> list[tuple[str, Tensor]]:
