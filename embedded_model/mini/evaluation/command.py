@@ -3,7 +3,8 @@
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from embedded_model.mini.evaluation.report import Report, Run, as_markdown, repo
 from embedded_model.mini.evaluation.scores import psnr_db
 from embedded_model.mini.evaluation.sheet import contact_sheet
 from embedded_model.mini.pairs import GROUPS
+from serve.client import ClientError
 
 LOG = logging.getLogger(__name__)
 ROWS = 20
@@ -43,7 +45,7 @@ def add_commands(commands: Any, checkpoint: Path) -> None:
     drawing = commands.add_parser("gallery", help="the README's picture, by a running server")
     _add_server(drawing)
     drawing.add_argument("--out", type=Path, default=README_PICTURE, help="the JPEG to write")
-    drawing.set_defaults(run=lambda given: draw_gallery(HttpEditor(given.url, given.model), given.out))
+    drawing.set_defaults(run=_gallery)
 
 
 def evaluate(
@@ -89,14 +91,30 @@ def _there_and_back(autoencoder: Any, photograph: Tensor) -> Tensor:
 
 
 def _evaluate(given: argparse.Namespace) -> None:
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
     cache = given.work / "cache"
     photographs = torch.stack([as_tensor(image) for image in held_out_photographs(cache).values()])
     round_trip_db = round_trips_db(given.checkpoint, photographs)
     features = Features(cache) if STYLES in given.groups else None
     run = Run(given.model, given.seed, photographs.shape[-1], len(photographs))
     editor = HttpEditor(given.url, given.model)
-    report = evaluate(editor, photographs, run, given.groups, given.rows, features, round_trip_db, given.out)
-    print(as_markdown(report))
+    with _told_in_a_sentence():
+        report = evaluate(editor, photographs, run, given.groups, given.rows, features, round_trip_db, given.out)
+        print(as_markdown(report))
+
+
+def _gallery(given: argparse.Namespace) -> None:
+    with _told_in_a_sentence():
+        draw_gallery(HttpEditor(given.url, given.model), given.out)
+
+
+@contextmanager
+def _told_in_a_sentence() -> Iterator[None]:
+    """That a server cannot be reached, or refuses, ends the command."""
+    try:
+        yield
+    except ClientError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
