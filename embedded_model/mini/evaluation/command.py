@@ -3,7 +3,7 @@
 import argparse
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -109,7 +109,7 @@ def _gallery(given: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _told_in_a_sentence() -> Iterator[None]:
+def _told_in_a_sentence() -> Generator[None]:
     """That a server cannot be reached, or refuses, ends the command."""
     try:
         yield
