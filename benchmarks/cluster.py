@@ -28,7 +28,7 @@ from benchmarks.server import command_line, free_port
 APPLICATION = "retouch"
 ROUTE = "/api/serve/applications/"
 STORE_BYTES = 200_000_000
-START_TIMEOUT_S = 480.0
+START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 120.0
 POLL_S = 0.5
 ENVIRONMENT = {

@@ -36,7 +36,7 @@ from benchmarks.machine import load_average, machine
 from benchmarks.server import free_port
 
 MODEL = "simulated"
-RESTORED_WITHIN_S = 180.0
+RESTORED_WITHIN_S = 60.0
 DISK_MIB = 2
 DISTINCT = 24
 FULL_DISK = "full disk"

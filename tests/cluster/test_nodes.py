@@ -17,7 +17,7 @@ from tests.cluster.conftest import WORKER, Deployed, deployed
 from tests.http.api import EDITS, drawing_request, files, refusal
 from tests.waiting import eventually
 
-PATIENCE_S = 300.0
+PATIENCE_S = 120.0
 SENDING = 4
 BUSY_S = 3.0
 """Before a configuration is changed, and after it has come into effect."""
