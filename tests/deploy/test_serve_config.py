@@ -58,7 +58,8 @@ def test_the_builder_refuses_a_key_that_ray_would_drop_in_silence():
 
 
 def test_a_family_that_is_not_there_is_named():
-    with pytest.raises(ConfigurationError, match="family 'fluxx' is none of flux_kontext, "):
+    families = "flux_kontext, flux_kontext_mini, pixel_edit"
+    with pytest.raises(ConfigurationError, match=f"family 'fluxx' is none of {families}"):
         app.build({"models": [{"id": "a", "family": "fluxx", "weights": "w"}], "auth": {"allow_anonymous": True}})
 
 
