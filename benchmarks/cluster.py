@@ -71,6 +71,7 @@ class Nodes:
             "dashboard_port": dashboard_port,
         }
         self.ids: dict[str, str] = {}
+        self._deployed_before_s = 0.0
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=self.dashboard, headers=headers, timeout=30, trust_env=False)
 
@@ -90,6 +91,7 @@ class Nodes:
 
     def deploy(self, config: Mapping[str, Any]) -> None:
         """Raises NoServer where Ray refuses it."""
+        self._deployed_before_s = self.application().get("last_deployed_time_s", 0.0)
         answer = self._http.put(ROUTE, json=config)
         if answer.status_code != 200:
             raise NoServer(f"Ray answered {answer.status_code}: {answer.text}")
@@ -111,8 +113,10 @@ class Nodes:
         ]
 
     def is_running(self) -> bool:
-        """Whether all that was deployed is up. Raises NoServer where that failed."""
+        """Whether all that was deployed last is up. Raises NoServer where that failed."""
         application = self.application()
+        if application.get("last_deployed_time_s", 0.0) <= self._deployed_before_s:
+            return False
         status = application.get("status")
         if status == "DEPLOY_FAILED":
             raise NoServer(f"the application was not deployed: {application['message']}")

@@ -44,9 +44,12 @@ FULL_DISK = "full disk"
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """clients: in the closed loop. calm_s: before each fault. watched_s: after it, and on until all replicas are up."""
+    """clients: in the closed loop. think_s: of each, after each request, which leaves processors for what starts again.
+    calm_s: before each fault. watched_s: after it, and on until all replicas are up.
+    """
 
     clients: int = 8
+    think_s: float = 0.5
     calm_s: float = 8.0
     watched_s: float = 20.0
 
@@ -54,7 +57,7 @@ class Pace:
 def main() -> None:
     arguments = _arguments()
     load_before = load_average()
-    report = run(arguments.faults, Pace(arguments.clients, arguments.calm, arguments.watched))
+    report = run(arguments.faults, Pace(arguments.clients, arguments.think, arguments.calm, arguments.watched))
     told = {"machine": asdict(machine(load_before)), **report}
     page = _page(told)
     if arguments.out:
@@ -74,11 +77,11 @@ def run(names: Sequence[str], pace: Pace) -> dict[str, Any]:
     ):
         blows, sent = asyncio.run(_broken(world, [faults(MODEL)[one] for one in names], pace))
         report = reported(blows, sent.requests, world.slow_ends)
-    return {"took_s": time.monotonic() - began_s, "clients": pace.clients, **report}
+    return {"took_s": time.monotonic() - began_s, "clients": pace.clients, "think_s": pace.think_s, **report}
 
 
 async def _broken(world: World, wanted: Sequence[Fault], pace: Pace) -> tuple[list[Blow], Clients]:
-    async with clients(f"http://127.0.0.1:{world.port}", sound_requests(DISTINCT, seed=0)) as sending:
+    async with clients(f"http://127.0.0.1:{world.port}", sound_requests(DISTINCT, seed=0), pace.think_s) as sending:
         await sending.learn()
         async with sending.running(pace.clients):
             blows = [await _struck(world, fault, sending, pace) for fault in wanted]
@@ -173,8 +176,8 @@ def _page(told: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {found}" for name, found in about["versions"].items())
     facts = (
         f"{about['cpu']}, {about['cores']} cores, load average {about['load_before']:.1f} before; {versions}. "
-        f"`python -m benchmarks.chaos`, {told['took_s'] / 60:.0f} minutes, {told['clients']} clients in a closed loop: "
-        "one that waits for what has died sends nothing else."
+        f"`python -m benchmarks.chaos`, {told['took_s'] / 60:.0f} minutes, {told['clients']} clients in a closed loop, "
+        f"each with {told['think_s']:g} s between two requests: one that waits for what has died sends nothing else."
     )
     return f"# Chaos\n\n{facts}\n\n{markdown(told)}\n"
 
@@ -184,6 +187,7 @@ def _arguments() -> argparse.Namespace:
     known = list(faults(MODEL))
     parser.add_argument("--faults", nargs="+", choices=known, default=known, help="in the order that they are made")
     parser.add_argument("--clients", type=int, default=Pace().clients)
+    parser.add_argument("--think", type=float, default=Pace().think_s, help="seconds of a client between two requests")
     parser.add_argument("--calm", type=float, default=Pace().calm_s, help="seconds before each fault")
     parser.add_argument("--watched", type=float, default=Pace().watched_s, help="seconds after each fault, at least")
     parser.add_argument("--out", type=Path, help="a folder for chaos.json and chaos.md")

@@ -69,10 +69,11 @@ class Request:
 class Clients:
     """pictures: the digest of each request's, by its number; filled by `learn`."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, sound: Sequence[Sound]) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, sound: Sequence[Sound], think_s: float) -> None:
         self._session = session
         self._url = url + EDITS
         self._sound = sound
+        self._think_s = think_s
         self._zero_s = time.perf_counter()
         self._ends = asyncio.Event()
         self.pictures: dict[int, str] = {}
@@ -111,6 +112,7 @@ class Clients:
             if self._ends.is_set():
                 return
             self.requests.append(await self._request(number))
+            await asyncio.sleep(self._think_s)
 
     async def _request(self, count: int) -> Request:
         number, way = count % len(self._sound), WAYS[count % len(WAYS)]
@@ -165,12 +167,12 @@ class Clients:
 
 
 @asynccontextmanager
-async def clients(url: str, sound: Sequence[Sound]) -> AsyncGenerator[Clients]:
-    """For the time of the body."""
+async def clients(url: str, sound: Sequence[Sound], think_s: float) -> AsyncGenerator[Clients]:
+    """For the time of the body. think_s: of a client, after each request."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield Clients(session, url, sound)
+        yield Clients(session, url, sound, think_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from tests.cluster.conftest import WORKER, Deployed, deployed
 from tests.http.api import EDITS, drawing_request, files, refusal
 from tests.waiting import eventually
 
-PATIENCE_S = 120.0
+PATIENCE_S, POLL_S = 120.0, 0.5
 SENDING = 4
+THINK_S = 0.5
 BUSY_S = 3.0
 """Before a configuration is changed, and after it has come into effect."""
 
@@ -77,13 +78,13 @@ def test_a_replica_without_room_starts_on_the_node_that_is_added_and_no_edit_is_
     with ThreadPoolExecutor(32) as threads:
         asking = [threads.submit(ask_until_grown, seed) for seed in range(32)]
         try:
-            eventually(lambda: _states(served, "editor-pool") == {"RUNNING": 2, "STARTING": 1}, PATIENCE_S)
+            eventually(lambda: _states(served, "editor-pool") == {"RUNNING": 2, "STARTING": 1}, PATIENCE_S, POLL_S)
             served.nodes.add("three", **WORKER)
-            eventually(lambda: len({one.node for one in served.nodes.replicas("editor-pool")}) == 3, PATIENCE_S)
+            eventually(lambda: len({one.node for one in served.nodes.replicas("editor-pool")}) == 3, PATIENCE_S, POLL_S)
         finally:
             grown.set()
         assert {answer.status_code for one in asking for answer in one.result()} == {200}
-    eventually(lambda: _states(served, "editor-pool") == {"RUNNING": 1}, PATIENCE_S)
+    eventually(lambda: _states(served, "editor-pool") == {"RUNNING": 1}, PATIENCE_S, POLL_S)
 
 
 async def test_a_change_of_a_models_configuration_fails_no_request(served: Deployed) -> None:
@@ -125,7 +126,7 @@ async def test_a_configuration_that_cannot_start_ends_nothing_that_serves(served
 
     def fails() -> None:
         served.nodes.deploy(served.config(wide, pool, broken))
-        eventually(lambda: served.nodes.application()["status"] == "DEPLOY_FAILED", PATIENCE_S)
+        eventually(lambda: served.nodes.application()["status"] == "DEPLOY_FAILED", PATIENCE_S, POLL_S)
 
     assert len(files(await asyncio.to_thread(_edit, served, model="new"))) == 1
     _assert_each_was_answered_at_once(await _while_sending(served, fails))
@@ -134,7 +135,7 @@ async def test_a_configuration_that_cannot_start_ends_nothing_that_serves(served
 
 async def _while_sending(served: Deployed, change: Callable[[], None]) -> list[Request]:
     """What became of requests to the model that is not named while that ran in another thread."""
-    async with clients(served.url, sound_requests(8, seed=0)) as sending:
+    async with clients(served.url, sound_requests(8, seed=0), THINK_S) as sending:
         await sending.learn()
         async with sending.running(SENDING):
             await asyncio.sleep(BUSY_S)
@@ -145,7 +146,6 @@ async def _while_sending(served: Deployed, change: Callable[[], None]) -> list[R
 
 def _deploy(served: Deployed, *models: dict[str, Any]) -> None:
     served.nodes.deploy(served.config(*models))
-    eventually(lambda: served.nodes.application()["status"] == "DEPLOYING", every_s=0.02)
     served.nodes.wait_until_running()
 
 
@@ -158,6 +158,7 @@ async def _ask_again_and_again(served: Deployed, model: str, answers: list[httpx
     async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as client:
         while True:
             answers.append(await client.post(EDITS, json=drawing_request(model=model)))
+            await asyncio.sleep(THINK_S)
 
 
 def _ends(answers: list[httpx.Response]) -> set[Any]:

@@ -33,7 +33,7 @@ models:
     replicas: {{min: 0, max: 1, downscale_delay_s: 1}}
 limits: {{requests_in_flight: 64}}
 """
-PATIENCE_S = 120.0
+PATIENCE_S, POLL_S = 120.0, 0.25
 ROWS = ("retouch_engine_waiting_rows", "retouch_engine_running_rows")
 FULL = 4
 """Edits of one replica, of as many as it is given: twice `max_batch`."""
@@ -86,17 +86,17 @@ def test_replicas_come_with_work_and_go_with_it_and_no_edit_is_lost(url: str, pi
     assert has(1, "editor-pool", pid)()
     with ThreadPoolExecutor(24) as threads:
         edits = [threads.submit(edit, url, model="pool", num_inference_steps=40, seed=seed) for seed in range(24)]
-        eventually(lambda: FULL in rows_of_replicas(url), PATIENCE_S)
-        eventually(has(3, "editor-pool", pid), PATIENCE_S)
+        eventually(lambda: FULL in rows_of_replicas(url), PATIENCE_S, POLL_S)
+        eventually(has(3, "editor-pool", pid), PATIENCE_S, POLL_S)
         assert {one.result() for one in edits} == {200}
-    eventually(has(1, "editor-pool", pid), PATIENCE_S)
+    eventually(has(1, "editor-pool", pid), PATIENCE_S, POLL_S)
     logs = "".join(path.read_text() for path in (session_folder(pid) / "logs" / "serve").glob("controller_*.log"))
     assert "editor-pool has 1 replicas and needs" in logs
 
 
 def test_a_model_without_work_has_no_replica_and_one_comes_with_the_next_edit(url: str, pid: int) -> None:
-    eventually(has(0, "editor-rare", pid), PATIENCE_S)
+    eventually(has(0, "editor-rare", pid), PATIENCE_S, POLL_S)
     assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
     assert has(0, "editor-rare", pid)()
     assert edit(url, model="rare") == 200
-    eventually(has(0, "editor-rare", pid), PATIENCE_S)
+    eventually(has(0, "editor-rare", pid), PATIENCE_S, POLL_S)

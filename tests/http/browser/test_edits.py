@@ -39,7 +39,7 @@ def test_what_is_not_painted_comes_back_as_it_was(playground: Playground, http: 
 
 def test_previews_and_progress_come_before_the_result(playground: Playground) -> None:
     playground.choose(PHOTO)
-    playground.ask(num_inference_steps=100, size="512x512")
+    playground.ask(num_inference_steps=40, size="512x512")
     playground.press("Edit")
     expect(playground.page.locator("#status")).to_contain_text("Step ")
     expect(playground.results.get_by_text("Preview")).to_be_visible()

@@ -197,6 +197,7 @@ def test_it_works_behind_a_path_prefix(page: Page, server: Server) -> None:
     expect(page.locator("#num_inference_steps")).to_be_visible()
     assert f"{server.url}/tools/retouch/v1/models" in asked
     assert f"{server.url}/tools/retouch/playground/app.js" in asked
+    page.unroute_all(behavior="wait")
 
 
 def test_it_fits_a_phone(playground: Playground) -> None:
