@@ -1,8 +1,8 @@
 """The vocabulary of styles, weather, light and geometry, and what the evaluation alone says of tones.
 
 `{it}` is what is edited ("it", "this photo"), `{picture}` a noun for it. A look is named by nouns ("a pencil drawing"),
-by what filters are called ("a pencil filter"), by adjectives and by commands of its own. Held-out phrases are never
-trained.
+by what filters are called ("a pencil filter"), by adjectives, by commands and by names of its own. Held-out phrases are
+never trained.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ class Look:
     filters: tuple[str, ...] = ()
     adjectives: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     held_out_adjectives: tuple[str, ...] = ()
     held_out_commands: tuple[str, ...] = ()
 
@@ -33,11 +34,8 @@ NOUN_COMMANDS = (
     "make {noun} out of {it}",
     "show {it} as {noun}",
     "redo {it} as {noun}",
-    "{noun}",
-    "{noun} please",
-    "like {noun}",
-    "as {noun}",
 )
+NOUN_NAMES = ("{noun}", "like {noun}", "as {noun}")
 HELD_OUT_NOUN_COMMANDS = ("create {noun} from {it}", "let {it} look like {noun}", "i wish {it} was {noun}")
 FILTER_COMMANDS = (
     "apply {filter} filter",
@@ -51,12 +49,8 @@ FILTER_COMMANDS = (
     "use {filter} filter",
     "use {filter} effect",
     "put {filter} filter on {it}",
-    "{bare} filter",
-    "{bare} effect",
-    "{bare} style",
-    "{bare} look",
-    "{bare}",
 )
+FILTER_NAMES = ("{bare} filter", "{bare} effect", "{bare} style", "{bare} look", "{bare}")
 HELD_OUT_FILTER_COMMANDS = (
     "run {filter} filter over {it}",
     "try {filter} effect on {it}",
@@ -323,9 +317,8 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
                 "turn {it} into its mirror image",
                 "make a mirror image of {it}",
                 "show the mirror image",
-                "horizontal flip",
-                "mirror image",
             ),
+            names=("horizontal flip", "mirror image"),
             held_out_adjectives=("mirrored horizontally", "mirrored left to right"),
             held_out_commands=(
                 "put {it} in front of a mirror",
@@ -368,6 +361,21 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
 # Phrases of the tables of tones that mean another edit by now.
 AMBIGUOUS = frozenset({"hazy", "wintry", "frosty", "make {it} feel like winter", "add a sunset glow"})
 # Phrases of the tables of tones that the evaluation alone uses: other words around words that are trained.
+NAMES_OF_TONES = frozenset(
+    {
+        "no changes",
+        "no edit",
+        "less light",
+        "more saturation",
+        "less saturation",
+        "less colour",
+        "more contrast",
+        "{colour} tint",
+        "{colour} filter",
+    }
+)
+"""Among the commands of the first model's tables: what orders nothing, and says what is wanted."""
+
 HELD_OUT_OF_TONES = frozenset(
     {
         "exactly the same",

@@ -8,17 +8,21 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from embedded_model import phrases
 from embedded_model.mini.edits import EDITS, IDENTITY
 from embedded_model.mini.phrases_looks import (
     AMBIGUOUS,
     FILTER_COMMANDS,
+    FILTER_NAMES,
     HELD_OUT_FILTER_COMMANDS,
     HELD_OUT_NOUN_COMMANDS,
     HELD_OUT_OF_TONES,
     LOOKS,
+    NAMES_OF_TONES,
     NOUN_COMMANDS,
+    NOUN_NAMES,
     Look,
 )
 from embedded_model.mini.phrases_objects import (
@@ -38,16 +42,29 @@ COMMAND_FRAMES = tuple(f for f in phrases.COMMAND_FRAMES if f != EVERYWHERE)
 KNOWN_SHAPES = frozenset({"star"})  # of the things that the first model did not know
 UNKNOWN_THINGS = tuple(t for t in phrases.UNKNOWN_THINGS if t not in KNOWN_SHAPES)
 UNKNOWN_FRAMES = tuple(f for f in phrases.UNKNOWN_FRAMES if f != "rotate the {picture}")
+NAME_FRAMES = (
+    "{phrase}",
+    "{phrase}",
+    "{phrase}",
+    "just {phrase}",
+    "edit {it}: {phrase}",
+    "{phrase} for this {picture}",
+)
+HELD_OUT_NAME_FRAMES = ("what about {phrase}", "{phrase} this time", "my choice: {phrase}")
 FOREIGN_START, FOREIGN_END = 0xA1, 0x9FFF  # accents, other alphabets, Chinese characters
 KEEP_SHARE = 0.3  # of the requests for nothing ask to keep the picture
 
 
+Kind = Literal["adjective", "command", "name"]
+
+
 @dataclass(frozen=True)
 class Phrases:
-    """What the picture should become ("warmer", "like a sketch"), and what to do ("brighten {it}")."""
+    """What the picture should become ("warmer"), what to do ("brighten {it}"), and what that is called ("a sketch")."""
 
     adjectives: tuple[str, ...]
     commands: tuple[str, ...]
+    names: tuple[str, ...]
     held_out_adjectives: tuple[str, ...]
     held_out_commands: tuple[str, ...]
 
@@ -103,27 +120,33 @@ def commanded(command: str, words: random.Random, *, held_out: bool = False) -> 
 
 
 def _sentence(edit: str, words: random.Random, held_out: bool) -> str:
-    phrase, is_adjective = _phrase(edit, words, held_out)
-    if not is_adjective:
-        return commanded(phrase, words, held_out=held_out)
-    frames = phrases.HELD_OUT_ADJECTIVE_FRAMES if held_out else phrases.ADJECTIVE_FRAMES
+    phrase, kind = _phrase(edit, words, held_out)
+    match kind:
+        case "command":
+            return commanded(phrase, words, held_out=held_out)
+        case "adjective":
+            frames = phrases.HELD_OUT_ADJECTIVE_FRAMES if held_out else phrases.ADJECTIVE_FRAMES
+        case "name":
+            frames = HELD_OUT_NAME_FRAMES if held_out else NAME_FRAMES
     return fill(words.choice(frames), words, phrase=phrase)
 
 
 def _clause(edit: str, words: random.Random, held_out: bool) -> str:
-    phrase, is_adjective = _phrase(edit, words, held_out)
-    return fill(words.choice(ADJECTIVE_CLAUSES if is_adjective else CLAUSES), words, phrase=phrase)
+    phrase, kind = _phrase(edit, words, held_out)
+    frames = {"adjective": ADJECTIVE_CLAUSES, "command": CLAUSES, "name": ("{phrase}",)}[kind]
+    return fill(words.choice(frames), words, phrase=phrase)
 
 
-def _phrase(edit: str, words: random.Random, held_out: bool) -> tuple[str, bool]:
-    """A phrase, and whether it is an adjective."""
+def _phrase(edit: str, words: random.Random, held_out: bool) -> tuple[str, Kind]:
     known = PHRASES[edit]
     adjectives, commands = known.adjectives, known.commands
     if held_out and words.random() < HELD_OUT_PHRASE_PROBABILITY:
         adjectives, commands = known.held_out_adjectives, known.held_out_commands
     share = 0.5 if edit not in LOOKS else 0.3  # the commands of looks have more to say
-    is_adjective = bool(adjectives) and (not commands or words.random() < share)
-    return words.choice(adjectives if is_adjective else commands), is_adjective
+    if adjectives and (not commands or words.random() < share):
+        return words.choice(adjectives), "adjective"
+    phrase = words.choice((*commands, *known.names) if commands is known.commands else commands)
+    return phrase, "name" if phrase in known.names else "command"
 
 
 def _unknown_request(words: random.Random) -> str:
@@ -157,18 +180,21 @@ def _phrases_of(edit: str) -> Phrases:
     """The phrases of the tables of tones and of looks; the former are one list, of which some are held out."""
     tone_adjectives, tone_commands = _tone_phrases(edit)
     look = LOOKS.get(edit, Look())
+    tone_names = [(phrase, entry) for phrase, entry in tone_commands if entry in NAMES_OF_TONES]
+    tone_commands = [(phrase, entry) for phrase, entry in tone_commands if entry not in NAMES_OF_TONES]
     return Phrases(
         adjectives=(*_kept(tone_adjectives, held_out=False), *look.adjectives),
         commands=(
             *_kept(tone_commands, held_out=False),
             *look.commands,
-            *_look_commands(look, NOUN_COMMANDS, FILTER_COMMANDS),
+            *_of_look(look, NOUN_COMMANDS, FILTER_COMMANDS),
         ),
+        names=(*_kept(tone_names, held_out=False), *look.names, *_of_look(look, NOUN_NAMES, FILTER_NAMES)),
         held_out_adjectives=(*_kept(tone_adjectives, held_out=True), *look.held_out_adjectives),
         held_out_commands=(
             *_kept(tone_commands, held_out=True),
             *look.held_out_commands,
-            *_look_commands(look, HELD_OUT_NOUN_COMMANDS, HELD_OUT_FILTER_COMMANDS),
+            *_of_look(look, HELD_OUT_NOUN_COMMANDS, HELD_OUT_FILTER_COMMANDS),
         ),
     )
 
@@ -194,7 +220,7 @@ def _kept(entries: Sequence[tuple[str, str]], *, held_out: bool) -> tuple[str, .
     return tuple(kept)
 
 
-def _look_commands(look: Look, noun_commands: Sequence[str], filter_commands: Sequence[str]) -> tuple[str, ...]:
+def _of_look(look: Look, noun_commands: Sequence[str], filter_commands: Sequence[str]) -> tuple[str, ...]:
     of_nouns = (c.replace("{noun}", with_article(n)) for n in look.nouns for c in noun_commands)
     of_filters = (
         c.replace("{filter}", with_article(f)).replace("{bare}", f) for f in look.filters for c in filter_commands

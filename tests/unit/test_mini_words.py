@@ -16,7 +16,7 @@ from embedded_model.mini.object_words import (
     repair,
 )
 from embedded_model.mini.objects import VERBS, ObjectEdit, random_edit, random_ground
-from embedded_model.mini.phrases_looks import AMBIGUOUS, HELD_OUT_OF_TONES
+from embedded_model.mini.phrases_looks import AMBIGUOUS, HELD_OUT_OF_TONES, NAMES_OF_TONES
 from embedded_model.mini.scenes import COLOURS, PLACES, Object
 from embedded_model.mini.shapes import SHAPES
 from embedded_model.mini.words import PHRASES, combination, in_mask, instruction, nothing
@@ -83,6 +83,7 @@ def test_no_sentence_about_objects_is_both_trained_and_held_out(plainly: None):
 def test_held_out_frames_are_not_trained():
     assert not set(phrases.ADJECTIVE_FRAMES) & set(phrases.HELD_OUT_ADJECTIVE_FRAMES)
     assert not set(words.COMMAND_FRAMES) & set(phrases.HELD_OUT_COMMAND_FRAMES)
+    assert not set(words.NAME_FRAMES) & set(words.HELD_OUT_NAME_FRAMES)
     assert not set(phrases_objects.ALONGSIDE) & set(phrases_objects.HELD_OUT_ALONGSIDE)
     assert not set(phrases_objects.IN_MASK) & set(phrases_objects.HELD_OUT_IN_MASK)
     assert not set(phrases_objects.INSERTIONS) & set(phrases_objects.HELD_OUT_INSERTIONS)
@@ -99,10 +100,18 @@ def test_held_out_frames_are_not_trained():
 @pytest.mark.parametrize("edit", ALL_NAMES)
 def test_a_held_out_phrase_is_not_within_a_trained_one(edit: str):
     known = PHRASES[edit]
-    trained = [f" {p} " for p in (*known.adjectives, *known.commands)]
+    trained = [f" {p} " for p in (*known.adjectives, *known.commands, *known.names)]
     held_out = (*known.held_out_adjectives, *known.held_out_commands)
     assert held_out
     assert not [p for p in held_out if any(f" {p} " in t for t in trained)]
+
+
+@pytest.mark.parametrize("edit", ALL_NAMES)
+def test_what_only_names_a_result_is_not_put_as_an_order(edit: str):
+    known = PHRASES[edit]
+    orders = (*known.commands, *known.held_out_commands)
+    assert not set(orders) & set(known.names)
+    assert not [order for order in orders if order.startswith(("a ", "an ", "like ", "as ", "less ", "more ", "no "))]
 
 
 def test_the_tables_of_what_tones_leave_out_name_phrases_that_exist():
@@ -114,6 +123,7 @@ def test_the_tables_of_what_tones_leave_out_name_phrases_that_exist():
     }
     assert known >= AMBIGUOUS
     assert known >= HELD_OUT_OF_TONES
+    assert known >= NAMES_OF_TONES
 
 
 def test_no_phrase_asks_for_two_different_edits():
@@ -121,7 +131,13 @@ def test_no_phrase_asks_for_two_different_edits():
     meaning: dict[str, str] = {}
     for edit in ALL_NAMES:
         known = PHRASES[edit]
-        for phrase in {*known.adjectives, *known.commands, *known.held_out_adjectives, *known.held_out_commands}:
+        for phrase in {
+            *known.adjectives,
+            *known.commands,
+            *known.names,
+            *known.held_out_adjectives,
+            *known.held_out_commands,
+        }:
             assert meaning.setdefault(phrase, edit) == edit, phrase
 
 
