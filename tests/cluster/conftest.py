@@ -1,13 +1,10 @@
 """A Ray cluster for the tests of this folder: a head that runs nothing of ours, and workers with a GPU that is none."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
-from filelock import FileLock
 
 from benchmarks.checkpoints import flux_kontext_configurations
 from benchmarks.cluster import ENVIRONMENT, Nodes, cluster, serve_config
@@ -15,13 +12,6 @@ from tests.http.conftest import free_port
 
 WORKER = {"num_cpus": 4, "num_gpus": 1}
 QUICK = {"RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cluster at a time, also where modules run side by side: each has some fifty processes."""
-    with FileLock(tmp_path_factory.getbasetemp().parent / "cluster.lock"):
-        yield
 
 
 @dataclass(frozen=True)

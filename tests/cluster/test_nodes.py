@@ -28,7 +28,7 @@ GONE = (404, "not_found_error", "model_not_found", "model")
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+def served(tmp_path_factory: pytest.TempPathFactory, only_cluster: None) -> Iterator[Deployed]:
     with deployed(tmp_path_factory.mktemp("cluster")) as found:
         found.nodes.deploy(found.config(*_models(found)))
         found.nodes.wait_until_running()

@@ -181,24 +181,28 @@ def test_a_plan_is_compared_at_shapes_that_it_takes(batches: tuple[int, ...], ro
     ],
 )
 def test_an_engine_that_does_not_fit_is_refused_by_the_field_that_differs(copy: ModelSettings, field: str, value: str):
-    manifest = Engine(copy.model_repository, copy.id, "denoiser").version / "manifest.json"
+    manifest = Engine(copy.model_repository, copy.id, "text_encoder").version / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), field: value}))
     with pytest.raises(ConfigurationError) as refused:
         _load(copy)
     assert f"its {field} is {value}, wanted is " in str(refused.value)
-    assert f"retouch build-engines --model {copy.id} --components denoiser --backend onnxruntime" in str(refused.value)
-    assert not build(copy)["denoiser"].fresh
+    assert f"retouch build-engines --model {copy.id} --components text_encoder --backend onnxruntime" in str(
+        refused.value
+    )
+    assert not build(copy)["text_encoder"].fresh
     _load(copy)
 
 
 @pytest.mark.parametrize("package", ["diffusers", "transformers"])
 def test_an_engine_of_another_version_of_what_computes_it_is_refused_and_made_again(copy: ModelSettings, package: str):
-    manifest = Engine(copy.model_repository, copy.id, "denoiser").version / "manifest.json"
+    manifest = Engine(copy.model_repository, copy.id, "text_encoder").version / "manifest.json"
     told = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**told, "versions": {**told["versions"], package: "0.1"}}))
-    with pytest.raises(ConfigurationError, match=rf"denoiser does not fit: its {package} is 0\.1, wanted is [\d.]+; "):
+    with pytest.raises(
+        ConfigurationError, match=rf"text_encoder does not fit: its {package} is 0\.1, wanted is [\d.]+; "
+    ):
         _load(copy)
-    assert not build(copy)["denoiser"].fresh
+    assert not build(copy)["text_encoder"].fresh
     _load(copy)
 
 

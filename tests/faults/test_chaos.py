@@ -10,7 +10,7 @@ from benchmarks.chaos.__main__ import Pace, run
 FAULTS = ("editor", "codec", "ingress", "runs", "controller", "node", "gcs")
 
 
-def test_whatever_dies_each_request_gets_its_one_right_answer() -> None:
+def test_whatever_dies_each_request_gets_its_one_right_answer(only_cluster: None) -> None:
     if shutil.which("redis-server") is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs redis-server")
     report = run(FAULTS, Pace(clients=6, think_s=1, calm_s=2, watched_s=5))
