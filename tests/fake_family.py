@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -171,7 +172,7 @@ class FakeFamily:
         velocity = answers[0]["velocity"]
         if len(answers) == 2:
             velocity = velocity + sample.guidance * (answers[1]["velocity"] - velocity)
-        sample.estimate = sample.latents - sigma * velocity
+        sample.estimate = partial(torch.sub, sample.latents, sigma * velocity)
         sample.latents = sample.latents + (sigma_next - sigma) * velocity
         sample.done += 1
 
@@ -185,7 +186,7 @@ class FakeFamily:
     def preview(self, sample: Sample) -> Stage[Pixels]:
         self._fail_at("preview", self._jobs[_row(sample)][0].prompt)
         assert sample.estimate is not None
-        return (yield from self._picture(sample, sample.estimate))
+        return (yield from self._picture(sample, sample.estimate()))
 
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[1] for image in images)

@@ -87,17 +87,25 @@ class Backend(Protocol):
 def device_faults(where: str) -> Generator[None]:
     """Raises what torch raises for a device as an error of this package. where: what ran, as the caller is told.
 
-    Out of memory passes with the load: DeviceOutOfMemory. After any other fault of a device, every later call in this
-    process fails: BackendLost. What torch raises for a bug stays as it is.
+    What torch raises for a bug stays as it is.
     """
     try:
         yield
-    except torch.AcceleratorError as error:
-        raise BackendLost(f"the device failed in {where}: {_first_line(error)}") from error
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATOR not in str(error):
+        fault = device_fault(error, where)
+        if fault is None:
             raise
-        raise DeviceOutOfMemory(f"{where} ran out of device memory; try again") from error
+        raise fault from error
+
+
+def device_fault(error: Exception, where: str) -> BackendLost | DeviceOutOfMemory | None:
+    """What an error of torch means, if it is the device's: DeviceOutOfMemory passes with the load; after BackendLost,
+    every later call in this process fails."""
+    if isinstance(error, torch.AcceleratorError):
+        return BackendLost(f"the device failed in {where}: {_first_line(error)}")
+    if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)):
+        return DeviceOutOfMemory(f"{where} ran out of device memory; try again")
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ Work of a row that needs components is a generator, a `Stage`: it yields the cal
 answers. The engine runs the stages of many rows side by side and merges their calls into batches.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -80,7 +80,7 @@ class Sample:
     the CPU, falling to 0. timesteps: (steps + 1,) the same as the denoiser is told them, on its device. passes: for
     each pass that a step makes through the denoiser (two with classifier-free guidance) the inputs that stay the same
     over the steps. guidance: how the passes combine. size: (width, height) drawn. done: steps that were run. estimate:
-    the latents without noise, as the last step took them; None before the first.
+    gives the latents without noise, as the last step took them; None before the first.
     """
 
     latents: torch.Tensor
@@ -91,7 +91,7 @@ class Sample:
     size: tuple[int, int]
     blend: Blend | None = None
     done: int = 0
-    estimate: torch.Tensor | None = None
+    estimate: Callable[[], torch.Tensor] | None = None
 
     @property
     def remaining(self) -> int:
@@ -100,11 +100,11 @@ class Sample:
 
     @property
     def nbytes(self) -> int:
-        """That it holds, its estimate included, with what it may share with other samples."""
+        """That it holds, what an estimate is made of included, with what it may share with other samples."""
         kept = [self.latents, *(tensor for inputs in self.passes for tensor in inputs.values())]
         if self.blend is not None:
             kept += [self.blend.source, self.blend.noise, self.blend.mask]
-        return self.latents.nbytes + sum({tensor.data_ptr(): tensor.nbytes for tensor in kept}.values())
+        return 2 * self.latents.nbytes + sum({tensor.data_ptr(): tensor.nbytes for tensor in kept}.values())
 
 
 class Family(Protocol):

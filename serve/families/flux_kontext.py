@@ -5,7 +5,7 @@ Agrees bit for bit with diffusers' `FluxKontextPipeline`, and under a mask or a 
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ class FluxKontext:
         sigma, sigma_next = sample.sigmas[sample.done], sample.sigmas[sample.done + 1]
         changing = {"latents": sample.latents, "timestep": sample.timesteps[sample.done : sample.done + 1]}
         (answer,) = yield (Call(self.denoiser, {**changing, **sample.passes[0]}),)
-        sample.estimate = sample_of_velocity(sample.latents, answer["velocity"], sigma)
+        sample.estimate = partial(sample_of_velocity, sample.latents, answer["velocity"], sigma)
         latents = euler(sample.latents, answer["velocity"], sigma, sigma_next)
         if sample.blend is not None:
             kept = sample.blend
@@ -178,7 +178,7 @@ class FluxKontext:
     def preview(self, sample: Sample) -> Stage[Pixels]:
         """At half the size: a quarter of the cells to decode, each the mean of four."""
         assert sample.estimate is not None
-        latents = _unpack(sample.estimate, sample.size, self._dimensions.token_pixels)
+        latents = _unpack(sample.estimate(), sample.size, self._dimensions.token_pixels)
         return (yield from self._decode(functional.avg_pool2d(latents, PREVIEW_CELLS)))
 
     def tokens(self, images: Sequence[Tensor]) -> int:

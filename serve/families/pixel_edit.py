@@ -121,7 +121,7 @@ class PixelEdit:
             clean = guide(clean, answers[1]["sample"], sample.guidance)
         velocity = velocity_of_sample(sample.latents, clean, sigma)
         sample.latents = euler(sample.latents, velocity, sigma, sigma_next)
-        sample.estimate = clean
+        sample.estimate = lambda: clean
         sample.done += 1
 
     def decode(self, sample: Sample) -> Stage[Pixels]:
@@ -131,7 +131,7 @@ class PixelEdit:
     def preview(self, sample: Sample) -> Stage[Pixels]:
         assert sample.estimate is not None
         yield ()
-        return self._picture(sample.estimate)
+        return self._picture(sample.estimate())
 
     def tokens(self, images: Sequence[torch.Tensor]) -> int:
         return sum(image.shape[-1] * image.shape[-2] for image in images)

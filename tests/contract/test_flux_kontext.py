@@ -135,7 +135,7 @@ def test_the_last_steps_estimate_is_where_its_line_ends(float_family: FluxKontex
     while sample.remaining:
         run_alone(float_family.step(sample))
         assert sample.estimate is not None
-        apart.append(float((sample.latents - sample.estimate).abs().max()))
+        apart.append(float((sample.latents - sample.estimate()).abs().max()))
     assert apart[-1] < 1e-5
     assert apart[0] > 100 * apart[-1]
 
@@ -147,7 +147,8 @@ def test_a_preview_is_the_estimate_as_the_pipelines_autoencoder_shows_it_at_half
     sample = _begin(family, _job(size=(96, 64), steps=2), seed=0)
     run_alone(family.step(sample))
 
-    latents = pipeline._unpack_latents(sample.estimate, 64, 96, pipeline.vae_scale_factor)
+    assert sample.estimate is not None
+    latents = pipeline._unpack_latents(sample.estimate(), 64, 96, pipeline.vae_scale_factor)
     small = functional.interpolate(latents, scale_factor=0.5, mode="area")
     scaled = small / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
     with torch.inference_mode():
