@@ -93,10 +93,12 @@ harness are real. S is the same engine with `batching: none`, K with `batching: 
 `benchmarks.plain_diffusers`. Ratios are of one run each; throughput is in row-steps, and loads are relative to what S
 reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`. Memory over a quarter of an
 hour under full load is on the page of the [soak](soak.md), which `make soak` writes; what each component takes on each
-executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`; what
-replicas by work save over a day, against Ray's own autoscaling, in [a day's traffic](day.md); what requests saw of a
-cluster that was broken piece by piece in [chaos](chaos.md), by `python -m benchmarks.chaos --out benchmarks/results`;
-what serving costs as a cluster grows, up to a thousand GPUs, in [scale](scale.md), by `python -m benchmarks.scale`.
+executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`; what it
+takes to compile FLUX.1 Kontext at its true width in [real width](real_width.md), by `python -m benchmarks.real_width`,
+likewise; what replicas by work save over a day, against Ray's own autoscaling, in [a day's traffic](day.md); what
+requests saw of a cluster that was broken piece by piece in [chaos](chaos.md), by `python -m benchmarks.chaos --out
+benchmarks/results`; what serving costs as a cluster grows, up to a thousand GPUs, in [scale](scale.md), by `python -m
+benchmarks.scale`.
 
 {pictures}
 """

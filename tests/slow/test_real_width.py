@@ -17,12 +17,17 @@ def test_the_kontext_transformer_compiles_at_its_true_width(tmp_path: Path):
     pytest.importorskip("tensorrt_rtx", reason="builds for another GPU than the one that is there")
 
     done = subprocess.run(
-        [sys.executable, "-m", "tests.slow.real_width", str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.real_width", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(report, indent=2))
+    assert json.loads((tmp_path / "real_width.json").read_text()).items() >= report.items()
+    assert "TensorRT for RTX" in (tmp_path / "real_width.md").read_text()
     assert report["opset"] in {20, 23}
     assert report["parameters"] > 480e6
     assert report["plan_bytes"] > 0.9 * report["weight_bytes"], "a plan holds its weights"
