@@ -87,13 +87,13 @@ def _peak_gib() -> float:
 def _page(told: Mapping[str, Any]) -> str:
     about = told["machine"]
     rows = "\n".join(f"| {what} | {told[f'{part}_s']} | {told[f'{part}_peak_gib']} |" for part, what in PARTS.items())
-    sizes = ", ".join(f"{told[f'{name}_bytes'] / 2**30:.2f} GiB of {name}" for name in ("weight", "onnx", "plan"))
+    gib = {name: f"{told[f'{name}_bytes'] / 2**30:.2f} GiB" for name in ("weight", "onnx", "plan")}
     return (
         "# A transformer of FLUX.1 Kontext's width, compiled\n\n"
         f"{about['cpu']}, {about['cores']} cores, load average {about['load_before']:.1f} before, one thread of torch; "
         "`python -m benchmarks.real_width`. One double and one single block of 57, "
         f"{told['parameters'] / 1e6:.0f} million parameters in bfloat16, for sm_89, 1024x1024 with one reference: "
-        f"{sizes}; opset {told['opset']}.\n\n"
+        f"weights of {gib['weight']}, a graph of {gib['onnx']} in opset {told['opset']}, a plan of {gib['plan']}.\n\n"
         f"| part | s | process' peak memory until then, GiB |\n|---|---|---|\n{rows}\n"
     )
 
