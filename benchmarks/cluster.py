@@ -90,7 +90,7 @@ class Nodes:
         self._ask("start_gcs")
 
     def deploy(self, config: Mapping[str, Any]) -> None:
-        """Raises NoServer where Ray refuses it."""
+        """Raises NoServer where Ray refuses it, and httpx.HTTPError where the head does not answer."""
         self._deployed_before_s = self.application().get("last_deployed_time_s", 0.0)
         answer = self._http.put(ROUTE, json=config)
         if answer.status_code != 200:

@@ -360,7 +360,7 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
 
 # Phrases of the tables of tones that mean another edit by now.
 AMBIGUOUS = frozenset({"hazy", "wintry", "frosty", "make {it} feel like winter", "add a sunset glow"})
-# Phrases of the tables of tones that the evaluation alone uses: other words around words that are trained.
+# Among the commands of those tables: what orders nothing, and only names what is wanted.
 NAMES_OF_TONES = frozenset(
     {
         "no changes",
@@ -374,8 +374,7 @@ NAMES_OF_TONES = frozenset(
         "{colour} filter",
     }
 )
-"""Among the commands of the first model's tables: what orders nothing, and says what is wanted."""
-
+# Phrases of the tables of tones that the evaluation alone uses: other words around words that are trained.
 HELD_OUT_OF_TONES = frozenset(
     {
         "exactly the same",

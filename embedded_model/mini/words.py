@@ -139,13 +139,13 @@ def _clause(edit: str, words: random.Random, held_out: bool) -> str:
 
 def _phrase(edit: str, words: random.Random, held_out: bool) -> tuple[str, Kind]:
     known = PHRASES[edit]
-    adjectives, commands = known.adjectives, known.commands
+    adjectives, others = known.adjectives, (*known.commands, *known.names)
     if held_out and words.random() < HELD_OUT_PHRASE_PROBABILITY:
-        adjectives, commands = known.held_out_adjectives, known.held_out_commands
+        adjectives, others = known.held_out_adjectives, known.held_out_commands
     share = 0.5 if edit not in LOOKS else 0.3  # the commands of looks have more to say
-    if adjectives and (not commands or words.random() < share):
+    if adjectives and (not others or words.random() < share):
         return words.choice(adjectives), "adjective"
-    phrase = words.choice((*commands, *known.names) if commands is known.commands else commands)
+    phrase = words.choice(others)
     return phrase, "name" if phrase in known.names else "command"
 
 
@@ -220,11 +220,9 @@ def _kept(entries: Sequence[tuple[str, str]], *, held_out: bool) -> tuple[str, .
     return tuple(kept)
 
 
-def _of_look(look: Look, noun_commands: Sequence[str], filter_commands: Sequence[str]) -> tuple[str, ...]:
-    of_nouns = (c.replace("{noun}", with_article(n)) for n in look.nouns for c in noun_commands)
-    of_filters = (
-        c.replace("{filter}", with_article(f)).replace("{bare}", f) for f in look.filters for c in filter_commands
-    )
+def _of_look(look: Look, of_noun: Sequence[str], of_filter: Sequence[str]) -> tuple[str, ...]:
+    of_nouns = (c.replace("{noun}", with_article(n)) for n in look.nouns for c in of_noun)
+    of_filters = (c.replace("{filter}", with_article(f)).replace("{bare}", f) for f in look.filters for c in of_filter)
     return (*of_nouns, *of_filters)
 
 
