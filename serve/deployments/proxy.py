@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.deployments.envelopes import error_response
+from serve.deployments.linger import Linger
 from serve.deployments.logs import adopt_serve_logging, follow, say
 from serve.errors import BackendUnavailable, EditError, Overloaded, RequestTimeout
 from serve.schema import ERROR_EVENT, ErrorBody
@@ -43,7 +44,7 @@ def install() -> None:
 
 def middlewares() -> list[Middleware]:
     adopt_serve_logging("INFO")
-    return [Middleware(ProxyEdge)]
+    return [Middleware(ProxyEdge), Middleware(Linger)]  # the last is outermost
 
 
 class ProxyEdge:

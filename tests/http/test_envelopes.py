@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -130,6 +131,19 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(server: Server) -> None:
         wire.start({"content-length": "1000"})
         wire.send(b'{"prompt": ')
         assert refusal(wire.answer()) == (408, "invalid_request_error", "timeout", None)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_whoever_goes_on_sending_gets_the_refusal_that_came_before(server: Server, version: str) -> None:
+    piece = b" " * MIB
+    with Wire(server.url) as wire:
+        headers = {"content-type": "text/plain", "content-length": str(4 * MIB), "connection": "close"}
+        wire.start(headers, version=version)
+        wire.await_answer()
+        for _ in range(4):
+            wire.send(piece)
+            time.sleep(0.1)
+        assert refusal(wire.answer()) == UNSUPPORTED
 
 
 def test_a_client_that_leaves_within_its_body_harms_nobody(server: Server, http: httpx.Client) -> None:

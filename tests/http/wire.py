@@ -34,14 +34,20 @@ class Wire:
         """Leave, whatever is under way."""
         self._socket.close()
 
-    def start(self, headers: Mapping[str, str], *, method: str = "POST", path: str = EDITS) -> None:
+    def start(
+        self, headers: Mapping[str, str], *, method: str = "POST", path: str = EDITS, version: str = "1.1"
+    ) -> None:
         """Send the head of a request."""
         fields = {"host": "test", "content-type": "application/json", **headers}
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        lines = [f"{method} {path} HTTP/{version}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
         self.send("\r\n".join(lines).encode())
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
+
+    def await_answer(self) -> None:
+        """Wait until some of an answer is here, and read none of it."""
+        assert self._socket.recv(1, socket.MSG_PEEK)
 
     def send_edit(self, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send a whole edit request, and wait for nothing."""
