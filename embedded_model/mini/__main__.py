@@ -30,7 +30,8 @@ WORK = Path(".cache/embedded_model")
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 TOKENIZED_SENTENCES = 40_000
 FORMATS = (
-    ((128, 128), 0.38),
+    ((64, 64), 0.1),
+    ((128, 128), 0.28),
     ((256, 256), 0.3),
     ((256, 384), 0.05),
     ((384, 256), 0.05),
@@ -39,6 +40,8 @@ FORMATS = (
     ((1024, 512), 0.02),
 )
 """Heights and widths in pixels, and how often each comes. Larger ones have fewer rows a batch, as many pixels."""
+PIXELS_OF_A_ROW = 128 * 128
+"""Of those that `--batch` counts."""
 
 
 def main() -> None:
@@ -52,7 +55,7 @@ def main() -> None:
 
 def _decoder(arguments: argparse.Namespace) -> None:
     device = training_device()
-    stage = DecoderStage(Photographs(arguments.work, device), arguments.batch, device)
+    stage = DecoderStage(Photographs(arguments.work, device), arguments.batch, arguments.straight_steps, device)
     Run(stage, _schedule(arguments), arguments.work / "decoder", device).train()
 
 
@@ -60,7 +63,11 @@ def _edits(arguments: argparse.Namespace) -> None:
     device = training_device()
     photographs = Photographs(arguments.work, device)
     tokenizers = _tokenizers(arguments.work)
-    formats = tuple(Format(size, _rows(arguments.batch, size), weight) for size, weight in FORMATS)
+    formats = tuple(
+        Format(size, _rows(arguments.batch, size), weight)
+        for size, weight in FORMATS
+        if max(size) <= arguments.longest_side
+    )
     batches = EditBatches(photographs, tokenizers, formats, device, arguments.seed)
     transform = fitted_transform(photographs)
     autoencoder: Any = _autoencoder(arguments.work, transform)
@@ -88,9 +95,7 @@ def _autoencoder(work: Path, transform: BlockTransform) -> AutoencoderKL:
 
 
 def _rows(batch: int, size: tuple[int, int]) -> int:
-    """As many as have the pixels of `batch` pictures of the smallest format."""
-    least = min(math.prod(other) for other, _ in FORMATS)
-    return max(1, batch * least // math.prod(size))
+    return max(1, batch * PIXELS_OF_A_ROW // math.prod(size))
 
 
 def _tokenizers(work: Path) -> Tokenizers:
@@ -110,9 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     commands = parser.add_subparsers(required=True)
     decoder = _training(commands.add_parser("decoder", help="train the autoencoder's decoder"), 12_000, 16, 2e-3)
+    decoder.add_argument("--straight-steps", type=int, default=2_000, help="without residual branches, which are first")
     decoder.set_defaults(run=_decoder)
     edits = _training(commands.add_parser("edits", help="train transformer and text encoders"), 40_000, 32, 5e-4)
     edits.add_argument("--levels", type=int, default=1, help="of noise that each pair is seen at. A GPU takes 4")
+    edits.add_argument("--longest-side", type=int, default=1024, help="of the pictures, in pixels; at least 64")
     edits.set_defaults(run=_edits)
     exporting = commands.add_parser("export", help="write a checkpoint of the last saved states")
     exporting.add_argument("--checkpoint", type=Path, default=CHECKPOINT)

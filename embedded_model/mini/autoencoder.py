@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from embedded_model.mini.blocks import LATENT_CHANNELS, BlockTransform, fit, write_into
 from embedded_model.mini.device import autocast, compiled
 from embedded_model.mini.photographs import Photographs
-from embedded_model.mini.steady import steady_decoder
+from embedded_model.mini.steady import steady_decoder, straight
 
 CHANNELS = (32, 48, 96, 160)
 CROP = (64, 64)
@@ -48,7 +48,8 @@ def fitted_transform(photographs: Photographs) -> BlockTransform:
 class DecoderStage:
     """Learns to draw pixels from the block transform's latents, for the least squared error with a little absolute."""
 
-    def __init__(self, photographs: Photographs, batch: int, device: torch.device) -> None:
+    def __init__(self, photographs: Photographs, batch: int, straight_steps: int, device: torch.device) -> None:
+        """straight_steps: in which only the chain without residual branches learns, before all does."""
         self._photographs, self._batch = photographs, batch
         self.transform = fitted_transform(photographs)
         self.autoencoder = new_autoencoder()
@@ -56,14 +57,17 @@ class DecoderStage:
         steady_decoder(self.autoencoder.decoder)
         decoder: Any = self.autoencoder.decoder
         decoder.to(device, memory_format=torch.channels_last)
+        self._decoder = decoder
         self.modules = nn.ModuleDict({"decoder": decoder})
+        self._straight_steps = straight_steps
         self._decode = compiled(decoder, device)
         self._device = device
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
         pixels = self._photographs.crops(self._batch, CROP, seed=step + 1) * 2 - 1
         with autocast(self._device):
-            drawn = self._decode(self._latents(pixels))
+            latents = self._latents(pixels)
+            drawn = straight(self._decoder, latents) if step < self._straight_steps else self._decode(latents)
         error = drawn.float() - pixels
         squared, absolute = error.square().mean(), error.abs().mean()
         return {"loss": squared + 0.1 * absolute, "psnr_db": psnr_db(squared.detach())}

@@ -1,12 +1,13 @@
 """Where and how training computes: in bfloat16, compiled, on a GPU or on CPU cores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 Item_co = TypeVar("Item_co", covariant=True)
 
@@ -35,9 +36,38 @@ def compiled(module: nn.Module, device: torch.device) -> Callable[..., Any]:
 
 
 def blocks_compiled(transformer: Any, device: torch.device) -> None:
-    """As `compiled`, but each kind of block once for all shapes, in place: seconds rather than minutes a shape."""
+    """As `compiled`, but each kind of block once for all shapes, in place: seconds rather than minutes a shape.
+
+    On a CPU only single blocks, whose gradients come out right; those of double ones are no numbers (PyTorch 2.13).
+    """
     if device.type != "cpu":
         transformer.compile_repeated_blocks(dynamic=True)
+    else:
+        for block in transformer.single_transformer_blocks:
+            block.compile()
+
+
+@contextmanager
+def attention(device: torch.device) -> Generator[None]:
+    """On a CPU attention without a mask is two products of matrices: PyTorch's own, which spares memory, has a backward
+    pass in bfloat16 that takes half of a step (2.13)."""
+    functional.scaled_dot_product_attention = _as_products if device.type == "cpu" else _NATIVE
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = _NATIVE
+
+
+_NATIVE = functional.scaled_dot_product_attention
+
+
+def _as_products(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any
+) -> Tensor:
+    if attn_mask is not None or rest or named.get("is_causal", False):
+        return _NATIVE(query, key, value, attn_mask, *rest, **named)
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    return scores.softmax(-1).to(value.dtype) @ value
 
 
 def ahead(items: Numbered[Item_co], device: torch.device) -> Callable[[int], Item_co]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from embedded_model.mini.batches import TWO_IMAGES, Batch, EditBatches
 from embedded_model.mini.blocks import BLOCK, BlockTransform
-from embedded_model.mini.device import ahead, autocast, blocks_compiled
+from embedded_model.mini.device import ahead, attention, autocast, blocks_compiled
 from embedded_model.mini.flow import draw, noisy_and_velocity
 from embedded_model.mini.network import Shape, Tokenizers, new_networks
 from embedded_model.mini.pairs import GROUPS
@@ -79,7 +79,7 @@ class EditStage:
     def _velocity(self, noisy: Tensor, pictures: list[Tensor], sigma: Tensor, batch: Batch) -> Tensor:
         """(B, tokens, channels) float32, of the noisy picture's tokens."""
         tokens = pack(noisy)
-        with autocast(self._device):
+        with autocast(self._device), attention(self._device):
             pooled = self.modules["text_encoder"](input_ids=batch.clip_ids).pooler_output
             text = self.modules["text_encoder_2"](input_ids=batch.t5_ids).last_hidden_state
             velocity = self.modules["transformer"](

@@ -5,13 +5,17 @@ how full of contrast the picture is, which is what an autoencoder has to keep. H
 constants, one the negative of the other, so large that they are nearly all of the spread: what the normalisation
 divides by is then known, and its weights undo it. Networks for restoration that have no normalisation learn faster and
 better (Lim et al. 2017, "Enhanced deep residual networks"); this makes one of a network that has.
+
+Without its residual branches such a decoder is a chain of convolutions, and linear. `straight` is that chain, which may
+be trained alone first: it learns most of what there is in a third of the time a step.
 """
 
 from typing import Any, Literal
 
 import torch
 from diffusers.models.autoencoders.vae import Decoder
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 CONSTANT = 8.0
 _LAST_WEIGHTS = 0.01
@@ -40,8 +44,32 @@ def steady_decoder(decoder: Decoder) -> None:
     for block in up_blocks:
         for upsampler in block.upsamplers or ():
             _begin(upsampler.conv, block.resnets[-1].norm2, "linear")
-    _identity(decoder.conv_norm_out)
+    norm_out: Any = decoder.conv_norm_out
+    _identity(norm_out)
     nn.init.normal_(decoder.conv_out.weight, std=_LAST_WEIGHTS)
+    last = [resnet.conv_shortcut for resnet in resnets if resnet.conv_shortcut is not None][-1]
+    _pair(last, decoder.conv_out, norm_out)
+
+
+def straight(decoder: Decoder, latents: Tensor) -> Tensor:
+    """What the decoder computes as long as its residual branches are silent."""
+    features = decoder.conv_in(latents)
+    up_blocks: list[Any] = list(decoder.up_blocks)
+    for block in up_blocks:
+        for resnet in block.resnets:
+            features = features if resnet.conv_shortcut is None else resnet.conv_shortcut(features)
+        for upsampler in block.upsamplers or ():
+            features = upsampler(features)
+    return decoder.conv_out(functional.silu(decoder.conv_norm_out(features)))
+
+
+def _pair(before: Any, after: Any, norm: nn.GroupNorm) -> None:
+    """Features between two convolutions as x and -x, because silu(x) - silu(-x) is x."""
+    size = norm.num_channels // norm.num_groups
+    for first in range(0, norm.num_channels, size):
+        half = (size - 2) // 2
+        before.weight[first + half : first + 2 * half] = -before.weight[first : first + half]
+        after.weight[:, first + half : first + 2 * half] = -after.weight[:, first : first + half]
 
 
 def _begin(convolution: Any, norm: nn.GroupNorm, after: Literal["linear", "relu"]) -> None:

@@ -14,15 +14,17 @@ from diffusers import AutoencoderKL
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import Tensor, nn
+from torch.nn import functional
 
 from embedded_model.mini.autoencoder import new_autoencoder
 from embedded_model.mini.batches import GRADUAL, MASKED, TWO_IMAGES, Batch, EditBatches, Format, sentences
 from embedded_model.mini.blocks import BLOCK, LATENT_CHANNELS, BlockTransform, fit, write_into
+from embedded_model.mini.device import attention
 from embedded_model.mini.flow import MAX_GUIDANCE, Drawn, guided, noisy_and_velocity
 from embedded_model.mini.loop import Run, Schedule, load_average
 from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, train_tokenizers
 from embedded_model.mini.photographs import Photographs
-from embedded_model.mini.steady import steady_decoder
+from embedded_model.mini.steady import steady_decoder, straight
 
 CPU = torch.device("cpu")
 
@@ -114,6 +116,34 @@ def test_a_fresh_decoder_draws_a_part_of_a_picture_whatever_the_rest_is():
     steady_decoder(decoder)
 
     assert change() < 0.1 * normalised
+
+
+def test_a_fresh_decoder_is_its_straight_chain():
+    torch.manual_seed(0)
+    decoder = new_autoencoder().decoder
+    steady_decoder(decoder)
+    latents = torch.randn(2, LATENT_CHANNELS, 4, 6)
+
+    drawn = straight(decoder, latents)
+
+    assert torch.equal(decoder(latents), drawn)
+    once, twice = drawn - straight(decoder, 0 * latents), straight(decoder, 2 * latents) - drawn
+    assert torch.allclose(once, twice, atol=1 / 255)
+    assert drawn.std() > 0.1
+
+
+def test_attention_as_products_is_attention():
+    query, key, value = torch.randn(3, 2, 4, 9, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    masked = torch.rand(2, 1, 9, 9) > 0.5
+
+    with attention(CPU):
+        plain, with_mask = (
+            functional.scaled_dot_product_attention(query, key, value, attn_mask=mask) for mask in (None, masked)
+        )
+
+    assert torch.allclose(plain, functional.scaled_dot_product_attention(query, key, value), atol=1e-5)
+    expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=masked)
+    assert torch.allclose(with_mask, expected, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (32, 32), (16, 24)])
