@@ -1,7 +1,8 @@
-"""`python -m embedded_model.mini decoder | edits | export`: the stages of the training, each going on where it was.
+"""`python -m embedded_model.mini words | decoder | edits | export`: the stages of the training, each going on where it
+was.
 
-`decoder` first, then `edits`, which may begin before it has ended; both keep their state, losses and pictures in
-`--work`, and `export` writes what they have come to as a checkpoint.
+`words` and `decoder` first, in any order, then `edits`; all keep their state, losses and pictures in `--work`, and
+`export` writes what they have come to as a checkpoint. A stage that has no state there is taken from the checkpoint.
 """
 
 import argparse
@@ -12,23 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from torch import nn
 
-from embedded_model.mini.autoencoder import DecoderStage, fitted_transform, new_autoencoder
+from embedded_model.mini.autoencoder import DecoderStage, fitted_transform
 from embedded_model.mini.batches import EditBatches, Format, sentences
-from embedded_model.mini.blocks import BlockTransform, write_into
 from embedded_model.mini.device import training_device
 from embedded_model.mini.edit_stage import EditStage
 from embedded_model.mini.evaluation.command import add_commands
-from embedded_model.mini.export import export
-from embedded_model.mini.loop import Run, Schedule, load_average
-from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks
+from embedded_model.mini.export import export, export_parts
+from embedded_model.mini.loop import Run, Schedule, load_average, trained
+from embedded_model.mini.network import Shape, kept_tokenizers, new_networks
 from embedded_model.mini.photographs import Photographs
+from embedded_model.mini.trained import (
+    CHECKPOINT,
+    TOKENIZED_SENTENCES,
+    autoencoder_of,
+    networks_of,
+    text_encoders,
+    tokenizers_of,
+)
+from embedded_model.mini.words_stage import WordsStage
 
 WORK = Path(".cache/embedded_model")
-CHECKPOINT = Path(__file__).parent / "checkpoint"
-TOKENIZED_SENTENCES = 40_000
 FORMATS = (
     ((64, 64), 0.1),
     ((128, 128), 0.28),
@@ -59,10 +64,18 @@ def _decoder(arguments: argparse.Namespace) -> None:
     Run(stage, _schedule(arguments), arguments.work / "decoder", device).train()
 
 
+def _words(arguments: argparse.Namespace) -> None:
+    device = training_device()
+    tokenizers = kept_tokenizers(arguments.work / "tokenizers", partial(sentences, TOKENIZED_SENTENCES))
+    encoders = text_encoders(new_networks(tokenizers, Shape()))
+    stage = WordsStage(encoders, tokenizers, arguments.batch, device)
+    Run(stage, _schedule(arguments), arguments.work / "words", device).train()
+
+
 def _edits(arguments: argparse.Namespace) -> None:
     device = training_device()
     photographs = Photographs(arguments.work, device)
-    tokenizers = _tokenizers(arguments.work)
+    tokenizers = tokenizers_of(arguments.work)
     formats = tuple(
         Format(size, _rows(arguments.batch, size), weight)
         for size, weight in FORMATS
@@ -70,36 +83,26 @@ def _edits(arguments: argparse.Namespace) -> None:
     )
     batches = EditBatches(photographs, tokenizers, formats, device, arguments.seed)
     transform = fitted_transform(photographs)
-    autoencoder: Any = _autoencoder(arguments.work, transform)
+    autoencoder: Any = autoencoder_of(arguments.work, transform)
     autoencoder.to(device)
-    stage = EditStage(batches, photographs, transform, autoencoder, tokenizers, Shape(), arguments.levels, device)
+    networks = networks_of(arguments.work, tokenizers)
+    stage = EditStage(batches, photographs, transform, autoencoder, tokenizers, networks, arguments.levels, device)
     Run(stage, _schedule(arguments), arguments.work / "edits", device).train()
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    tokenizers = _tokenizers(arguments.work)
-    transform = fitted_transform(Photographs(arguments.work, torch.device("cpu")))
-    networks = new_networks(tokenizers, Shape())
-    steps = load_average(networks, arguments.work / "edits")
-    export(networks, _autoencoder(arguments.work, transform), tokenizers, arguments.checkpoint)
-    logging.info("wrote step %d to %s", steps, arguments.checkpoint)
-
-
-def _autoencoder(work: Path, transform: BlockTransform) -> AutoencoderKL:
-    """With the decoder as far as it is trained; as built, where it has not begun."""
-    autoencoder = new_autoencoder()
-    write_into(autoencoder.encoder, transform)
-    if (work / "decoder" / "state.pt").exists():
-        load_average(nn.ModuleDict({"decoder": autoencoder.decoder}), work / "decoder")
-    return autoencoder.requires_grad_(False).eval()
+    tokenizers = tokenizers_of(arguments.work)
+    networks = networks_of(arguments.work, tokenizers)
+    autoencoder = autoencoder_of(arguments.work, fitted_transform(Photographs(arguments.work, torch.device("cpu"))))
+    if trained(arguments.work / "edits"):
+        load_average(networks, arguments.work / "edits")
+        export(networks, autoencoder, tokenizers, arguments.checkpoint)
+    else:
+        export_parts(text_encoders(networks), autoencoder, tokenizers, arguments.checkpoint)
 
 
 def _rows(batch: int, size: tuple[int, int]) -> int:
     return max(1, batch * PIXELS_OF_A_ROW // math.prod(size))
-
-
-def _tokenizers(work: Path) -> Tokenizers:
-    return kept_tokenizers(work / "tokenizers", partial(sentences, TOKENIZED_SENTENCES))
 
 
 def _schedule(arguments: argparse.Namespace) -> Schedule:
@@ -114,14 +117,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     commands = parser.add_subparsers(required=True)
+    words = _training(commands.add_parser("words", help="train the text encoders"), 2_000, 256, 1e-3)
+    words.set_defaults(run=_words)
     decoder = _training(commands.add_parser("decoder", help="train the autoencoder's decoder"), 12_000, 16, 2e-3)
     decoder.add_argument("--straight-steps", type=int, default=2_000, help="without residual branches, which are first")
     decoder.set_defaults(run=_decoder)
-    edits = _training(commands.add_parser("edits", help="train transformer and text encoders"), 40_000, 32, 5e-4)
+    edits = _training(commands.add_parser("edits", help="train the transformer"), 40_000, 32, 5e-4)
     edits.add_argument("--levels", type=int, default=1, help="of noise that each pair is seen at. A GPU takes 4")
     edits.add_argument("--longest-side", type=int, default=1024, help="of the pictures, in pixels; at least 64")
     edits.set_defaults(run=_edits)
-    exporting = commands.add_parser("export", help="write a checkpoint of the last saved states")
+    exporting = commands.add_parser("export", help="write a checkpoint of what is trained")
     exporting.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     exporting.set_defaults(run=_export)
     add_commands(commands, CHECKPOINT)

@@ -120,11 +120,17 @@ def _cased(text: str, words: random.Random) -> str:
     return text[:1].upper() + text[1:] if luck < SHOUTED + CAPITALISED else text
 
 
-def sentences(count: int, seed: int = 0) -> list[str]:
-    """About as many instructions, of all groups by their weights; pictures that nobody sees are made for them."""
+def asked(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """About as many instructions, each with the name of its edit, of all groups by their weights; pictures that nobody
+    sees are made for them."""
     words, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    texts: list[str] = []
+    found: list[tuple[str, str]] = []
     for group in GROUPS.values():
         unseen = torch.zeros(max(1, round(count * group.weight)), 3, _UNSEEN, _UNSEEN)
-        texts += group.make(unseen, generator, words).instructions
-    return [_cased(text, words) for text in texts]
+        pairs = group.make(unseen, generator, words)
+        found += zip(pairs.instructions, pairs.edits, strict=True)
+    return [(_cased(text, words), name) for text, name in found]
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    return [text for text, _ in asked(count, seed)]

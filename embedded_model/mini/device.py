@@ -49,8 +49,8 @@ def blocks_compiled(transformer: Any, device: torch.device) -> None:
 
 @contextmanager
 def attention(device: torch.device) -> Generator[None]:
-    """On a CPU attention without a mask is two products of matrices: PyTorch's own, which spares memory, has a backward
-    pass in bfloat16 that takes half of a step (2.13)."""
+    """On a CPU attention is two products of matrices: PyTorch's own, which spares memory, has a backward pass in
+    bfloat16 that takes half of a step (2.13)."""
     functional.scaled_dot_product_attention = _as_products if device.type == "cpu" else _NATIVE
     try:
         yield
@@ -62,11 +62,22 @@ _NATIVE = functional.scaled_dot_product_attention
 
 
 def _as_products(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    if attn_mask is not None or rest or named.get("is_causal", False):
-        return _NATIVE(query, key, value, attn_mask, *rest, **named)
-    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if dropout_p or enable_gqa or (attn_mask is not None and attn_mask.dtype == torch.bool):
+        return _NATIVE(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        scores = scores + torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
+    if attn_mask is not None:
+        scores = scores + attn_mask
     return scores.softmax(-1).to(value.dtype) @ value
 
 

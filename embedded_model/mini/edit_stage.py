@@ -1,4 +1,4 @@
-"""The second stage: transformer and text encoders learn all edits together, in the autoencoder's latents."""
+"""The last stage: the transformer learns all edits together, in the autoencoder's latents."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from embedded_model.mini.batches import TWO_IMAGES, Batch, EditBatches
 from embedded_model.mini.blocks import BLOCK, BlockTransform
 from embedded_model.mini.device import ahead, attention, autocast, blocks_compiled
 from embedded_model.mini.flow import draw, noisy_and_velocity
-from embedded_model.mini.network import Shape, Tokenizers, new_networks
+from embedded_model.mini.network import Tokenizers
 from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.photographs import Photographs
 from embedded_model.mini.sampling import edited, pipeline_of
@@ -32,18 +32,19 @@ class EditStage:
         transform: BlockTransform,
         autoencoder: AutoencoderKL,
         tokenizers: Tokenizers,
-        shape: Shape,
+        networks: nn.ModuleDict,
         levels: int,
         device: torch.device,
     ) -> None:
         """transform: what the autoencoder's encoder computes. photographs, autoencoder: to show what was learned.
+        networks: transformer and text encoders, of which those learn whose parameters require gradients.
 
         levels: at how many levels of noise each pair is seen. A large GPU computes faster than pairs are made.
         """
         self._batches = ahead(batches, device)
         self._transform, self._autoencoder, self._tokenizers = transform, autoencoder, tokenizers
         self._photographs, self._levels, self._device = photographs, levels, device
-        self.modules = new_networks(tokenizers, shape).to(device)
+        self.modules = networks.to(device)
         blocks_compiled(self.modules["transformer"], device)
 
     def losses(self, step: int) -> Mapping[str, Tensor]:

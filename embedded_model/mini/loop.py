@@ -127,6 +127,11 @@ class Run:
         return state["done"], state["seconds"]
 
 
+def trained(folder: Path) -> bool:
+    """Whether a run has kept a state there."""
+    return (folder / "state.pt").exists()
+
+
 def load_average(modules: nn.ModuleDict, folder: Path) -> int:
     """Puts the averaged weights of a run's last state into the modules; answers how many steps it had taken.
 

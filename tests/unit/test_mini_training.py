@@ -25,6 +25,7 @@ from embedded_model.mini.loop import Run, Schedule, load_average
 from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, train_tokenizers
 from embedded_model.mini.photographs import Photographs
 from embedded_model.mini.steady import steady_decoder, straight
+from embedded_model.mini.words_stage import WordsStage, features
 
 CPU = torch.device("cpu")
 
@@ -132,18 +133,24 @@ def test_a_fresh_decoder_is_its_straight_chain():
     assert drawn.std() > 0.1
 
 
-def test_attention_as_products_is_attention():
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.5},
+        {"attn_mask": torch.linspace(-2, 2, 81).reshape(1, 1, 9, 9)},
+        {"attn_mask": torch.ones(9, 9, dtype=torch.bool).tril()},
+    ],
+    ids=["plain", "causal", "scaled", "added mask", "boolean mask"],
+)
+def test_attention_as_products_is_attention(how: dict[str, Any]):
     query, key, value = torch.randn(3, 2, 4, 9, 16, generator=torch.Generator().manual_seed(0)).unbind()
-    masked = torch.rand(2, 1, 9, 9) > 0.5
 
     with attention(CPU):
-        plain, with_mask = (
-            functional.scaled_dot_product_attention(query, key, value, attn_mask=mask) for mask in (None, masked)
-        )
+        found = functional.scaled_dot_product_attention(query, key, value, **how)
 
-    assert torch.allclose(plain, functional.scaled_dot_product_attention(query, key, value), atol=1e-5)
-    expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=masked)
-    assert torch.allclose(with_mask, expected, atol=1e-5, equal_nan=True)
+    assert torch.allclose(found, functional.scaled_dot_product_attention(query, key, value, **how), atol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (32, 32), (16, 24)])
@@ -161,6 +168,36 @@ def test_some_heads_begin_by_looking_at_the_same_place_of_the_source(tokenizers:
 
     drawn = len(rows)
     assert torch.equal((query @ key.T)[:drawn].argmax(1), torch.arange(drawn) + drawn)
+
+
+def test_the_words_of_an_edit_are_told_by_their_places():
+    same, also, turned, other, alone = features(
+        ["sepia, then blur", "sepia, then blur", "blur, then sepia", "recolour red to blue", "recolour blue to red"]
+    )
+
+    assert torch.equal(same, also)
+    assert same.sum() == 2
+    assert not torch.equal(same, turned)
+    assert (other * alone).sum() == 1  # "recolour"
+
+
+def test_text_encoders_learn_what_is_asked(tokenizers: Tokenizers):
+    torch.manual_seed(0)
+    networks = new_networks(tokenizers, Shape(1, 1, 1, 1))
+    stage = WordsStage({name: networks[name] for name in ("text_encoder", "text_encoder_2")}, tokenizers, 24, CPU)
+    optimizer = torch.optim.Adam(stage.modules.parameters(), 1e-2)
+
+    def losses() -> tuple[float, float]:
+        found = stage.losses(0)
+        optimizer.zero_grad()
+        found["loss"].backward()
+        optimizer.step()
+        return found["clip"].item(), found["t5"].item()
+
+    before = losses()
+    after = [losses() for _ in range(20)][-1]
+
+    assert all(later < 0.5 * earlier for earlier, later in zip(before, after, strict=True))
 
 
 def test_tokenizers_are_kept_and_read_any_text(tmp_path: Path, tokenizers: Tokenizers):

@@ -1,0 +1,60 @@
+"""What is trained so far: by runs in the work folder, else as the checkpoint has it, else as it is made."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+from embedded_model.mini.autoencoder import new_autoencoder
+from embedded_model.mini.batches import sentences
+from embedded_model.mini.blocks import BlockTransform, write_into
+from embedded_model.mini.loop import load_average, trained
+from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks
+from embedded_model.mini.words_stage import WordsStage
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+TOKENIZED_SENTENCES = 40_000
+ENCODERS = ("text_encoder", "text_encoder_2")
+_LOADING: Any = {"torch_dtype": torch.float32, "local_files_only": True}
+
+
+def tokenizers_of(work: Path) -> Tokenizers:
+    """Text encoders are of no use with others."""
+    if (CHECKPOINT / "tokenizer").exists() and not trained(work / "words"):
+        clip, t5 = CHECKPOINT / "tokenizer", CHECKPOINT / "tokenizer_2"
+        return Tokenizers(CLIPTokenizer.from_pretrained(clip), T5Tokenizer.from_pretrained(t5))
+    return kept_tokenizers(work / "tokenizers", partial(sentences, TOKENIZED_SENTENCES))
+
+
+def networks_of(work: Path, tokenizers: Tokenizers) -> nn.ModuleDict:
+    """The transformer, which is new, and text encoders, which are to stay as they are once they have learned."""
+    networks = new_networks(tokenizers, Shape())
+    learned = trained(work / "words") or (CHECKPOINT / "text_encoder").exists()
+    if trained(work / "words"):
+        load_average(WordsStage(text_encoders(networks), tokenizers, 0, torch.device("cpu")).modules, work / "words")
+    elif learned:
+        networks["text_encoder"] = CLIPTextModel.from_pretrained(CHECKPOINT / "text_encoder", **_LOADING)
+        networks["text_encoder_2"] = T5EncoderModel.from_pretrained(CHECKPOINT / "text_encoder_2", **_LOADING)
+    for encoder in text_encoders(networks).values():
+        encoder.requires_grad_(not learned)
+    return networks
+
+
+def text_encoders(networks: nn.ModuleDict) -> Mapping[str, nn.Module]:
+    return {name: networks[name] for name in ENCODERS}
+
+
+def autoencoder_of(work: Path, transform: BlockTransform) -> AutoencoderKL:
+    if not trained(work / "decoder") and (CHECKPOINT / "vae").exists():
+        autoencoder: Any = AutoencoderKL.from_pretrained(CHECKPOINT / "vae", **_LOADING)
+    else:
+        autoencoder = new_autoencoder()
+        write_into(autoencoder.encoder, transform)
+        if trained(work / "decoder"):
+            load_average(nn.ModuleDict({"decoder": autoencoder.decoder}), work / "decoder")
+    return autoencoder.requires_grad_(False).eval()
