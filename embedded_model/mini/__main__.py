@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from embedded_model.mini.autoencoder import DecoderStage, fitted_transform
+from embedded_model.mini.autoencoder import DecoderStage
 from embedded_model.mini.batches import EditBatches, Format, sentences
+from embedded_model.mini.blocks import read_from
 from embedded_model.mini.device import training_device
 from embedded_model.mini.edit_stage import EditStage
 from embedded_model.mini.evaluation.command import add_commands
@@ -82,9 +83,8 @@ def _edits(arguments: argparse.Namespace) -> None:
         if max(size) <= arguments.longest_side
     )
     batches = EditBatches(photographs, tokenizers, formats, device, arguments.seed)
-    transform = fitted_transform(photographs)
-    autoencoder: Any = autoencoder_of(arguments.work, transform)
-    autoencoder.to(device)
+    autoencoder: Any = autoencoder_of(arguments.work)
+    transform = read_from(autoencoder.to(device).encoder)
     networks = networks_of(arguments.work, tokenizers)
     stage = EditStage(batches, photographs, transform, autoencoder, tokenizers, networks, arguments.levels, device)
     Run(stage, _schedule(arguments), arguments.work / "edits", device).train()
@@ -93,7 +93,7 @@ def _edits(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     tokenizers = tokenizers_of(arguments.work)
     networks = networks_of(arguments.work, tokenizers)
-    autoencoder = autoencoder_of(arguments.work, fitted_transform(Photographs(arguments.work, torch.device("cpu"))))
+    autoencoder = autoencoder_of(arguments.work)
     if trained(arguments.work / "edits"):
         load_average(networks, arguments.work / "edits")
         export(networks, autoencoder, tokenizers, arguments.checkpoint)

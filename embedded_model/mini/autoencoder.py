@@ -1,5 +1,6 @@
 """The autoencoder: diffusers' `AutoencoderKL`; its encoder is a fixed block transform, its decoder is learned."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from embedded_model.mini.blocks import LATENT_CHANNELS, BlockTransform, fit, write_into
+from embedded_model.mini.blocks import LATENT_CHANNELS, BlockTransform, fit, read_from, write_into
 from embedded_model.mini.device import autocast, compiled
+from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.photographs import Photographs
 from embedded_model.mini.steady import steady_decoder, straight
 
 CHANNELS = (32, 48, 96, 160)
 CROP = (64, 64)
 FITTED_CROPS = 2048
+EDITED = 3
+"""One picture in so many is an edited one."""
 SHOWN, SHOWN_CROP = 8, (256, 256)
 
 
@@ -46,25 +50,25 @@ def fitted_transform(photographs: Photographs) -> BlockTransform:
 
 
 class DecoderStage:
-    """Learns to draw pixels from the block transform's latents, for the least squared error with a little absolute."""
+    """Learns to draw pixels from the block transform's latents, for the least squared error with a little absolute.
+
+    The encoder does not learn. It is kept with the decoder, which is of no use with the transform of other photographs.
+    """
 
     def __init__(self, photographs: Photographs, batch: int, straight_steps: int, device: torch.device) -> None:
         """straight_steps: in which only the chain without residual branches learns, before all does."""
-        self._photographs, self._batch = photographs, batch
-        self.transform = fitted_transform(photographs)
-        self.autoencoder = new_autoencoder()
-        write_into(self.autoencoder.encoder, self.transform)
-        steady_decoder(self.autoencoder.decoder)
-        decoder: Any = self.autoencoder.decoder
-        decoder.to(device, memory_format=torch.channels_last)
-        self._decoder = decoder
-        self.modules = nn.ModuleDict({"decoder": decoder})
-        self._straight_steps = straight_steps
-        self._decode = compiled(decoder, device)
+        self._photographs, self._batch, self._straight_steps = photographs, batch, straight_steps
+        autoencoder: Any = new_autoencoder()
+        write_into(autoencoder.encoder, fitted_transform(photographs))
+        steady_decoder(autoencoder.decoder)
+        self._encoder = autoencoder.encoder.to(device).requires_grad_(False)
+        self._decoder = autoencoder.decoder.to(device, memory_format=torch.channels_last)
+        self.modules = nn.ModuleDict({"encoder": self._encoder, "decoder": self._decoder})
+        self._decode = compiled(self._decoder, device)
         self._device = device
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
-        pixels = self._photographs.crops(self._batch, CROP, seed=step + 1) * 2 - 1
+        pixels = self._pictures(step) * 2 - 1
         with autocast(self._device):
             latents = self._latents(pixels)
             drawn = straight(self._decoder, latents) if step < self._straight_steps else self._decode(latents)
@@ -81,8 +85,16 @@ class DecoderStage:
         sheet = both.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
         Image.fromarray(sheet.round().byte().cpu().numpy()).save(file)
 
+    def _pictures(self, step: int) -> Tensor:
+        """Photographs, and a share of what edits of one kind come to: shapes, drawings and colours that none has."""
+        crops = self._photographs.crops(self._batch, CROP, seed=step + 1)
+        words, generator = random.Random(step), torch.Generator(self._device).manual_seed(step)
+        (group,) = words.choices(list(GROUPS.values()), [group.weight for group in GROUPS.values()])
+        edited = len(crops) // EDITED
+        return torch.cat([group.make(crops[:edited], generator, words).target, crops[edited:]])
+
     def _latents(self, pixels: Tensor) -> Tensor:
-        return self.transform.encode(pixels).contiguous(memory_format=torch.channels_last)
+        return read_from(self._encoder).encode(pixels).contiguous(memory_format=torch.channels_last)
 
 
 def psnr_db(squared_error: Tensor) -> Tensor:

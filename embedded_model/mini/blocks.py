@@ -48,12 +48,14 @@ def fit(pixels: Tensor) -> BlockTransform:
     blocks = torch.cat(
         [functional.pixel_unshuffle(variant, BLOCK).movedim(1, -1).flatten(0, 2) for variant in variants]
     )
-    moments = (blocks.T @ blocks / len(blocks)).double()
+    blocks = blocks.double()  # so that it hardly matters in how many threads the sums are taken
+    moments = blocks.T @ blocks / len(blocks)
     variances, vectors = torch.linalg.eigh(moments)  # rising
     deviations = variances[-LATENT_CHANNELS:].flip(0).clamp(min=1e-12).sqrt()
     scales = deviations.rsqrt() * deviations.mean().rsqrt()
     rows = vectors[:, -LATENT_CHANNELS:].flip(1).T
-    rows = rows * rows.sum(1, keepdim=True).sign()  # an eigenvector's sign is the library's whim
+    # An eigenvector's sign is the library's whim. Half of them are odd and sum to nothing, so that a sum cannot tell.
+    rows = rows * (rows @ torch.randn(rows.shape[1], 1, generator=torch.Generator().manual_seed(0)).to(rows)).sign()
     return BlockTransform((rows * scales[:, None]).float().unflatten(1, (3, BLOCK, BLOCK)))
 
 
@@ -82,6 +84,14 @@ def write_into(encoder: Encoder, transform: BlockTransform) -> None:
     _components(stages[2].downsamplers[0].conv, transform)
     _double(stages[3].resnets[0].conv_shortcut, encoder.conv_norm_out)
     _join(encoder.conv_out, encoder.conv_norm_out)
+
+
+def read_from(encoder: Encoder) -> BlockTransform:
+    """What `write_into` has put there."""
+    stages: list[Any] = list(encoder.down_blocks)
+    ordered = stages[2].downsamplers[0].conv.weight.detach()[:LATENT_CHANNELS, :48, :2, :2]
+    parts = ordered.reshape(LATENT_CHANNELS, 3, 2, 2, 2, 2, 2, 2).permute(0, 1, 6, 4, 2, 7, 5, 3)
+    return BlockTransform(parts.reshape(LATENT_CHANNELS, 3, BLOCK, BLOCK).float())
 
 
 def _pass_on(stage: Any, channels: int) -> None:

@@ -12,7 +12,6 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from embedded_model.mini.autoencoder import new_autoencoder
 from embedded_model.mini.batches import sentences
-from embedded_model.mini.blocks import BlockTransform, write_into
 from embedded_model.mini.loop import load_average, trained
 from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks
 from embedded_model.mini.words_stage import WordsStage
@@ -49,12 +48,13 @@ def text_encoders(networks: nn.ModuleDict) -> Mapping[str, nn.Module]:
     return {name: networks[name] for name in ENCODERS}
 
 
-def autoencoder_of(work: Path, transform: BlockTransform) -> AutoencoderKL:
+def autoencoder_of(work: Path) -> AutoencoderKL:
+    """Raises FileNotFoundError: its decoder was never trained."""
     if not trained(work / "decoder") and (CHECKPOINT / "vae").exists():
         autoencoder: Any = AutoencoderKL.from_pretrained(CHECKPOINT / "vae", **_LOADING)
     else:
         autoencoder = new_autoencoder()
-        write_into(autoencoder.encoder, transform)
-        if trained(work / "decoder"):
-            load_average(nn.ModuleDict({"decoder": autoencoder.decoder}), work / "decoder")
+        load_average(
+            nn.ModuleDict({name: getattr(autoencoder, name) for name in ("encoder", "decoder")}), work / "decoder"
+        )
     return autoencoder.requires_grad_(False).eval()

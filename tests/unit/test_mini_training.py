@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from embedded_model.mini.autoencoder import new_autoencoder
 from embedded_model.mini.batches import GRADUAL, MASKED, TWO_IMAGES, Batch, EditBatches, Format, sentences
-from embedded_model.mini.blocks import BLOCK, LATENT_CHANNELS, BlockTransform, fit, write_into
+from embedded_model.mini.blocks import BLOCK, LATENT_CHANNELS, BlockTransform, fit, read_from, write_into
 from embedded_model.mini.device import attention
 from embedded_model.mini.flow import MAX_GUIDANCE, Drawn, guided, noisy_and_velocity
 from embedded_model.mini.loop import Run, Schedule, load_average
@@ -91,6 +91,23 @@ def test_mirrored_pictures_have_mirrored_latents(transform: BlockTransform, pict
     signs = (there * mirrored).sum((0, 2, 3)).sign()
 
     assert torch.allclose(mirrored, there * signs[:, None, None], atol=1e-3)
+
+
+def test_the_transform_can_be_read_from_an_encoder(transform: BlockTransform, autoencoder: AutoencoderKL):
+    encoder: Any = autoencoder.encoder
+    assert torch.equal(read_from(encoder).weights, transform.weights)
+
+
+def test_the_transform_is_the_same_in_any_number_of_threads(pictures: Tensor, transform: BlockTransform):
+    """A decoder and a transformer that were trained with other signs understand nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - threads if threads < 3 else 1)
+    again = fit(pictures + 1e-6 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(1)))
+    torch.set_num_threads(threads)
+
+    alike = (again.weights * transform.weights).sum((1, 2, 3)) / transform.weights.square().sum((1, 2, 3))
+
+    assert alike[:16].min() > 0.99  # of smooth pictures the others are next to nothing, and in no sure order
 
 
 def test_an_encoder_without_room_for_the_transform_is_refused(transform: BlockTransform):
