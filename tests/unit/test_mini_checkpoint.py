@@ -1,0 +1,59 @@
+"""What is trained of the new embedded model, as its recipe takes it up."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from embedded_model.mini.trained import autoencoder_of, networks_of, tokenizers_of
+
+
+@pytest.fixture(scope="module")
+def summaries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """CLIP's, of sentences that the training cannot have met, by the edit that each pair of them asks for."""
+    asked = {
+        "sepia": ("hi there, i want my picture in sepia", "could this be sepia toned? many thanks"),
+        "night": ("i would love to see it at night", "the same but by night, ok?"),
+        "upside_down": ("flip the image on its head", "turn my image upside down"),
+        "pencil": ("draw this as a pencil sketch for me", "i want it as a drawing in pencil, please"),
+        "snow": ("let it snow in here", "cover the scene in snow now"),
+    }
+    work = tmp_path_factory.mktemp("work")
+    tokenizers = tokenizers_of(work)
+    encoder = networks_of(work, tokenizers)["text_encoder"].eval()
+    with torch.no_grad():
+        return {
+            name: functional.normalize(encoder(input_ids=tokenizers.ids(list(texts))[0]).pooler_output)
+            for name, texts in asked.items()
+        }
+
+
+def test_text_encoders_tell_edits_apart_in_any_wording(summaries: dict[str, Tensor]):
+    ones, others = (torch.stack([pair[place] for pair in summaries.values()]) for place in (0, 1))
+    assert (ones @ others.T).argmax(1).tolist() == list(range(len(summaries)))
+
+
+def test_text_encoders_stay_as_they_are_while_the_transformer_learns(tmp_path: Path):
+    networks = networks_of(tmp_path, tokenizers_of(tmp_path))
+    learning = {name for name, network in networks.items() if any(p.requires_grad for p in network.parameters())}
+    assert learning == {"transformer"}
+
+
+@pytest.mark.parametrize("name", ["coffee", "rocket"])
+def test_the_autoencoder_gives_back_photographs_that_it_never_saw(tmp_path: Path, name: str):
+    autoencoder: Any = autoencoder_of(tmp_path)
+    with Image.open(Path("examples", f"{name}.png")) as photograph:
+        pixels = to_tensor(photograph.convert("RGB").crop((100, 100, 356, 356)))[None] * 2 - 1
+    with torch.no_grad():
+        back = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    assert 10 * torch.log10(4 / (back - pixels).square().mean()) > 31
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """(3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
