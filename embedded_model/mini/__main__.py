@@ -95,10 +95,12 @@ def _export(arguments: argparse.Namespace) -> None:
     networks = networks_of(arguments.work, tokenizers)
     autoencoder = autoencoder_of(arguments.work)
     if trained(arguments.work / "edits"):
-        load_average(networks, arguments.work / "edits")
+        steps = load_average(networks, arguments.work / "edits")
         export(networks, autoencoder, tokenizers, arguments.checkpoint)
+        logging.info("wrote step %d of the transformer, and all else, to %s", steps, arguments.checkpoint)
     else:
         export_parts(text_encoders(networks), autoencoder, tokenizers, arguments.checkpoint)
+        logging.info("wrote all but the transformer, which is not trained yet, to %s", arguments.checkpoint)
 
 
 def _rows(batch: int, size: tuple[int, int]) -> int:

@@ -37,7 +37,7 @@ class EditStage:
         device: torch.device,
     ) -> None:
         """transform: what the autoencoder's encoder computes. photographs, autoencoder: to show what was learned.
-        networks: transformer and text encoders, of which those learn whose parameters require gradients.
+        networks: transformer and text encoders; what requires no gradients stays as it is.
 
         levels: at how many levels of noise each pair is seen. A large GPU computes faster than pairs are made.
         """

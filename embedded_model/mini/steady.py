@@ -7,7 +7,7 @@ divides by is then known, and its weights undo it. Networks for restoration that
 better (Lim et al. 2017, "Enhanced deep residual networks"); this makes one of a network that has.
 
 Without its residual branches such a decoder is a chain of convolutions, and linear. `straight` is that chain, which may
-be trained alone first: it learns most of what there is in a third of the time a step.
+be trained alone first: it learns most of what there is in a ninth of the time a step.
 """
 
 from typing import Any, Literal

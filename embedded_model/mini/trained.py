@@ -1,4 +1,4 @@
-"""What is trained so far: by runs in the work folder, else as the checkpoint has it, else as it is made."""
+"""What is trained so far: by runs in the work folder, and else as the checkpoint has it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -23,24 +23,23 @@ _LOADING: Any = {"torch_dtype": torch.float32, "local_files_only": True}
 
 
 def tokenizers_of(work: Path) -> Tokenizers:
-    """Text encoders are of no use with others."""
-    if (CHECKPOINT / "tokenizer").exists() and not trained(work / "words"):
-        clip, t5 = CHECKPOINT / "tokenizer", CHECKPOINT / "tokenizer_2"
-        return Tokenizers(CLIPTokenizer.from_pretrained(clip), T5Tokenizer.from_pretrained(t5))
-    return kept_tokenizers(work / "tokenizers", partial(sentences, TOKENIZED_SENTENCES))
+    """Those that the text encoders have learned with."""
+    if trained(work / "words"):
+        return kept_tokenizers(work / "tokenizers", partial(sentences, TOKENIZED_SENTENCES))
+    clip, t5 = CHECKPOINT / "tokenizer", CHECKPOINT / "tokenizer_2"
+    return Tokenizers(CLIPTokenizer.from_pretrained(clip), T5Tokenizer.from_pretrained(t5))
 
 
 def networks_of(work: Path, tokenizers: Tokenizers) -> nn.ModuleDict:
-    """The transformer, which is new, and text encoders, which are to stay as they are once they have learned."""
+    """The transformer, which is new, and text encoders, which are to stay as they are."""
     networks = new_networks(tokenizers, Shape())
-    learned = trained(work / "words") or (CHECKPOINT / "text_encoder").exists()
     if trained(work / "words"):
         load_average(WordsStage(text_encoders(networks), tokenizers, 0, torch.device("cpu")).modules, work / "words")
-    elif learned:
+    else:
         networks["text_encoder"] = CLIPTextModel.from_pretrained(CHECKPOINT / "text_encoder", **_LOADING)
         networks["text_encoder_2"] = T5EncoderModel.from_pretrained(CHECKPOINT / "text_encoder_2", **_LOADING)
     for encoder in text_encoders(networks).values():
-        encoder.requires_grad_(not learned)
+        encoder.requires_grad_(False)
     return networks
 
 
@@ -49,12 +48,11 @@ def text_encoders(networks: nn.ModuleDict) -> Mapping[str, nn.Module]:
 
 
 def autoencoder_of(work: Path) -> AutoencoderKL:
-    """Raises FileNotFoundError: its decoder was never trained."""
-    if not trained(work / "decoder") and (CHECKPOINT / "vae").exists():
-        autoencoder: Any = AutoencoderKL.from_pretrained(CHECKPOINT / "vae", **_LOADING)
-    else:
+    autoencoder: Any
+    if trained(work / "decoder"):
         autoencoder = new_autoencoder()
-        load_average(
-            nn.ModuleDict({name: getattr(autoencoder, name) for name in ("encoder", "decoder")}), work / "decoder"
-        )
+        halves: dict[str, Any] = {"encoder": autoencoder.encoder, "decoder": autoencoder.decoder}
+        load_average(nn.ModuleDict(halves), work / "decoder")
+    else:
+        autoencoder = AutoencoderKL.from_pretrained(CHECKPOINT / "vae", **_LOADING)
     return autoencoder.requires_grad_(False).eval()

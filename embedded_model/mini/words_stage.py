@@ -25,7 +25,7 @@ class WordsStage:
 
     def __init__(
         self, text_encoders: Mapping[str, nn.Module], tokenizers: Tokenizers, batch: int, device: torch.device
-    ):
+    ) -> None:
         """text_encoders: `text_encoder` (CLIP) and `text_encoder_2` (T5), which learn in place."""
         encoders: Any = text_encoders
         heads = {f"{name}_head": _head(encoders[name].config.hidden_size) for name in text_encoders}
