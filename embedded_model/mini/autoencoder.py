@@ -64,6 +64,7 @@ class DecoderStage:
         self._encoder = autoencoder.encoder.to(device).requires_grad_(False)
         self._decoder = autoencoder.decoder.to(device, memory_format=torch.channels_last)
         self.modules = nn.ModuleDict({"encoder": self._encoder, "decoder": self._decoder})
+        self.matrices: list[Tensor] = []
         self._decode = compiled(self._decoder, device)
         self._device = device
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -45,7 +46,10 @@ class EditStage:
         self._transform, self._autoencoder, self._tokenizers = transform, autoencoder, tokenizers
         self._photographs, self._levels, self._device = photographs, levels, device
         self.modules = networks.to(device)
-        blocks_compiled(self.modules["transformer"], device)
+        transformer: Any = self.modules["transformer"]
+        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+        self.matrices = [weight for block in blocks for weight in block.parameters() if weight.dim() == 2]
+        blocks_compiled(transformer, device)
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
         batch = self._batches(step)

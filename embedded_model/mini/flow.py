@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PURE_NOISE = 0.15
+PURE_NOISE = 0.35
 """Share of rows at noise level 1, where every whole edit begins and most of it is decided."""
 PARTIAL = 0.25
 """Share of the rows of a gradual edit that show a part of it."""

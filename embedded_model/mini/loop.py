@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,11 @@ class Stage(Protocol):
     """One thing that is trained. modules: what is learned, by name; the loop changes it in place."""
 
     modules: nn.ModuleDict
+
+    @property
+    def matrices(self) -> Sequence[Tensor]:
+        """Weights of the modules that map hidden states to hidden states: Muon trains them, and AdamW all others."""
+        ...
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
         """Scalars of this step's batch, which the stage makes itself: "loss" is minimised, others are only logged."""
@@ -63,10 +68,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self._stage, self._schedule, self._folder = stage, schedule, folder
         self.average = copy.deepcopy(stage.modules).requires_grad_(False)
-        parameters = [p for p in stage.modules.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            parameters, schedule.rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True
-        )
+        self._optimizers = _optimizers(stage, schedule)
         self._log = _Losses(folder / "losses.csv", schedule.log_every)
         self.done, self._seconds = self._load(device)
 
@@ -89,13 +91,15 @@ class Run:
         return by_steps if limit is None else max(by_steps, self._seconds / (60 * limit))
 
     def _step(self, progress: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._schedule.rate * _share_of_rate(self.done, progress, self._schedule.warmup)
+        rate = self._schedule.rate * _share_of_rate(self.done, progress, self._schedule.warmup)
         losses = self._stage.losses(self.done)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._stage.modules.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(self._stage.modules.parameters(), _CLIP_NORM)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
         decay = min(self._schedule.average, (1 + self.done) / (10 + self.done))
         average = get_ema_multi_avg_fn(decay)
         average([*self.average.parameters()], [*self._stage.modules.parameters()], self.done)
@@ -108,7 +112,7 @@ class Run:
             "seconds": self._seconds,
             "modules": self._stage.modules.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
         partial = self._folder / "state.partial"
         torch.save(state, partial)
@@ -123,8 +127,21 @@ class Run:
         state = torch.load(file, map_location=device, weights_only=True)
         self._stage.modules.load_state_dict(state["modules"])
         self.average.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         return state["done"], state["seconds"]
+
+
+def _optimizers(stage: Stage, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """AdamW (Loshchilov and Hutter 2019) and, for matrices, Muon (Jordan et al. 2024), whose steps are as long."""
+    matrices = [(str(number), matrix) for number, matrix in enumerate(stage.matrices)]
+    taken = {id(matrix) for _, matrix in matrices}
+    others = [p for p in stage.modules.parameters() if p.requires_grad and id(p) not in taken]
+    adamw = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=schedule.weight_decay, fused=True)
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(matrices, weight_decay=schedule.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [adamw, muon]
 
 
 def trained(folder: Path) -> bool:

@@ -30,6 +30,7 @@ class WordsStage:
         encoders: Any = text_encoders
         heads = {f"{name}_head": _head(encoders[name].config.hidden_size) for name in text_encoders}
         self.modules = nn.ModuleDict({**text_encoders, **heads}).to(device)
+        self.matrices: list[Tensor] = []
         self._tokenizers, self._batch, self._device = tokenizers, batch, device
 
     def losses(self, step: int) -> Mapping[str, Tensor]:

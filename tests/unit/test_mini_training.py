@@ -20,6 +20,7 @@ from embedded_model.mini.autoencoder import new_autoencoder
 from embedded_model.mini.batches import GRADUAL, MASKED, TWO_IMAGES, Batch, EditBatches, Format, sentences
 from embedded_model.mini.blocks import BLOCK, LATENT_CHANNELS, BlockTransform, fit, read_from, write_into
 from embedded_model.mini.device import attention
+from embedded_model.mini.edit_stage import EditStage
 from embedded_model.mini.flow import MAX_GUIDANCE, Drawn, guided, noisy_and_velocity
 from embedded_model.mini.loop import Run, Schedule, load_average
 from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, train_tokenizers
@@ -305,17 +306,53 @@ class _Colours:
         return nn.functional.interpolate(coarse, size, mode="bilinear")
 
 
+def test_the_transformer_learns_edits_and_muon_trains_its_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+    transform: BlockTransform,
+    autoencoder: AutoencoderKL,
+    tokenizers: Tokenizers,
+    batches: EditBatches,
+):
+    monkeypatch.setattr("embedded_model.mini.edit_stage.blocks_compiled", lambda *_: None)
+    torch.manual_seed(0)
+    networks = new_networks(tokenizers, Shape(1, 1, 1, 1))
+    photographs = cast(Photographs, _Colours())
+    stage = EditStage(batches, photographs, transform, autoencoder, tokenizers, networks, 2, CPU)
+    optimizer = torch.optim.Adam(stage.modules.parameters(), 1e-3)
+
+    def loss() -> float:
+        found = stage.losses(5)["loss"]
+        optimizer.zero_grad()
+        found.backward()
+        optimizer.step()
+        return found.item()
+
+    losses = [loss() for _ in range(40)]
+
+    assert losses[-1] < 0.5 * losses[0]
+    trained_by_muon = {id(matrix) for matrix in stage.matrices}
+    for name, weight in networks.named_parameters():
+        in_a_block = "transformer_blocks." in name
+        assert (id(weight) in trained_by_muon) == (in_a_block and weight.dim() == 2), name
+
+
 @dataclass
 class _Line:
-    """Learns a line's slope. stop_at: the step at which it is asked to stop, by the signal that ends a process."""
+    """Learns a line's slope. stop_at: the step at which it is asked to stop, by the signal that ends a process.
+
+    muon: whether the slope is a matrix that Muon trains.
+    """
 
     stop_at: int | None = None
+    muon: bool = False
     broken_at: int | None = None
     shown: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
-        self.modules = nn.ModuleDict({"line": nn.Linear(3, 1)})
+        line = nn.Linear(3, 1)
+        self.modules = nn.ModuleDict({"line": line})
+        self.matrices = [line.weight] if self.muon else []
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
         if step == self.stop_at:
@@ -331,8 +368,9 @@ class _Line:
 SCHEDULE = Schedule(steps=40, rate=0.1, warmup=4, log_every=5, save_every=10)
 
 
-def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path):
-    whole, first, second = _Line(), _Line(stop_at=17), _Line()
+@pytest.mark.parametrize("muon", [False, True], ids=["AdamW alone", "Muon beside it"])
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, muon: bool):
+    whole, first, second = _Line(muon=muon), _Line(stop_at=17, muon=muon), _Line(muon=muon)
     assert Run(whole, SCHEDULE, tmp_path / "whole", CPU).train()
 
     stopped = Run(first, SCHEDULE, tmp_path / "parts", CPU)
@@ -347,10 +385,11 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path):
     assert torch.equal(*(cast(nn.Linear, modules["line"]).weight for modules in averages))
 
 
-def test_a_run_learns_and_shows_and_logs_it(tmp_path: Path):
-    line = _Line()
+@pytest.mark.parametrize(("muon", "rate"), [(False, 0.1), (True, 0.3)], ids=["AdamW alone", "Muon beside it"])
+def test_a_run_learns_and_shows_and_logs_it(tmp_path: Path, muon: bool, rate: float):
+    line = _Line(muon=muon)
 
-    Run(line, SCHEDULE, tmp_path, CPU).train()
+    Run(line, replace(SCHEDULE, rate=rate), tmp_path, CPU).train()
 
     rows = [row.split(",") for row in (tmp_path / "losses.csv").read_text().splitlines()[1:]]
     assert [int(row[0]) for row in rows] == [*range(5, 45, 5)]
