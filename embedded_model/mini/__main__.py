@@ -20,7 +20,7 @@ from embedded_model.mini.blocks import read_from
 from embedded_model.mini.device import training_device
 from embedded_model.mini.edit_stage import EditStage
 from embedded_model.mini.evaluation.command import add_commands
-from embedded_model.mini.export import export, export_parts
+from embedded_model.mini.export import export
 from embedded_model.mini.loop import Run, Schedule, load_average, trained
 from embedded_model.mini.network import Shape, kept_tokenizers, new_networks
 from embedded_model.mini.photographs import Photographs
@@ -93,14 +93,11 @@ def _edits(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     tokenizers = tokenizers_of(arguments.work)
     networks = networks_of(arguments.work, tokenizers)
-    autoencoder = autoencoder_of(arguments.work)
     if trained(arguments.work / "edits"):
-        steps = load_average(networks, arguments.work / "edits")
-        export(networks, autoencoder, tokenizers, arguments.checkpoint)
-        logging.info("wrote step %d of the transformer, and all else, to %s", steps, arguments.checkpoint)
-    else:
-        export_parts(text_encoders(networks), autoencoder, tokenizers, arguments.checkpoint)
-        logging.info("wrote all but the transformer, which is not trained yet, to %s", arguments.checkpoint)
+        logging.info("step %d of the transformer", load_average(networks, arguments.work / "edits"))
+    elif trained(arguments.work / "words"):
+        raise SystemExit("No transformer has learned with these text encoders yet: run `edits` first.")
+    export(networks, autoencoder_of(arguments.work), tokenizers, arguments.checkpoint)
 
 
 def _rows(batch: int, size: tuple[int, int]) -> int:

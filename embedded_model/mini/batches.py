@@ -21,6 +21,8 @@ _ONE_IMAGE = tuple(zip(*((name, group.weight) for name, group in GROUPS.items() 
 """Names and weights of the groups with one image."""
 _UNSEEN = 16
 """Side of pictures that are made for their instructions alone, in pixels."""
+_CHANGE_COUNTS = 4.0
+"""How much an error counts where a picture changes, so that a small object is not lost beside all that stays."""
 _NO_GUIDANCE = 0.6
 """Share of rows whose guidance is 1."""
 
@@ -39,7 +41,7 @@ class Batch:
     """Pictures (B, 3, H, W) in [0, 1]; reference: a second picture, or None. ids of both tokenizers (B, TEXT_TOKENS).
 
     guidance (B,). gradual (B,) bool: whether a part of the edit makes sense.
-    counted (B, 1, H, W): 1 where an error counts.
+    counted (B, 1, H, W): how much an error counts, next to others of its row.
     """
 
     source: Tensor
@@ -93,7 +95,7 @@ class EditBatches:
             t5_ids=t5_ids.to(self._device),
             guidance=guidance,
             gradual=gradual,
-            counted=torch.ones_like(pairs.source[:, :1]) if pairs.mask is None else pairs.mask,
+            counted=_counted(pairs),
         )
 
 
@@ -110,6 +112,13 @@ def _made(
         parts.append(replace(made, mask=mask))
         groups += [name] * len(rows)
     return joined(parts), groups
+
+
+def _counted(pairs: Pairs) -> Tensor:
+    """(B, 1, H, W): nothing outside a mask, which is not the network's to keep."""
+    changed = (pairs.source != pairs.target).any(1, keepdim=True)
+    counted = torch.where(changed, _CHANGE_COUNTS, 1.0)
+    return counted if pairs.mask is None else counted * pairs.mask
 
 
 def _cased(text: str, words: random.Random) -> str:

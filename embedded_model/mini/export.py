@@ -2,9 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from diffusers import AutoencoderKL
 from torch import nn
@@ -19,19 +17,6 @@ def export(networks: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizers: Toke
     pipeline.save_pretrained(folder)
     for encoder in ("text_encoder", "text_encoder_2"):
         _declare_float32(folder / encoder / "config.json")
-
-
-def export_parts(
-    encoders: Mapping[str, nn.Module], autoencoder: AutoencoderKL, tokenizers: Tokenizers, folder: Path
-) -> None:
-    """All but the transformer, in the same places. encoders: the text encoders by their names."""
-    parts: dict[str, Any] = {"vae": autoencoder, **encoders}
-    for name, part in parts.items():
-        copy.deepcopy(part).half().save_pretrained(folder / name)
-    tokenizers.clip.save_pretrained(folder / "tokenizer")
-    tokenizers.t5.save_pretrained(folder / "tokenizer_2")
-    for name in encoders:
-        _declare_float32(folder / name / "config.json")
 
 
 def _declare_float32(config: Path) -> None:

@@ -55,7 +55,7 @@ class Schedule:
     rate: float
     warmup: int = 200
     weight_decay: float = 0.01
-    average: float = 0.999
+    average: float = 0.997
     log_every: int = 20
     save_every: int = 500
     minutes: float | None = None

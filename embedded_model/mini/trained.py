@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
@@ -31,13 +31,17 @@ def tokenizers_of(work: Path) -> Tokenizers:
 
 
 def networks_of(work: Path, tokenizers: Tokenizers) -> nn.ModuleDict:
-    """The transformer, which is new, and text encoders, which are to stay as they are."""
+    """The transformer, and text encoders, which are to stay as they are.
+
+    To other text encoders than the checkpoint's belongs a new transformer.
+    """
     networks = new_networks(tokenizers, Shape())
     if trained(work / "words"):
         load_average(WordsStage(text_encoders(networks), tokenizers, 0, torch.device("cpu")).modules, work / "words")
     else:
         networks["text_encoder"] = CLIPTextModel.from_pretrained(CHECKPOINT / "text_encoder", **_LOADING)
         networks["text_encoder_2"] = T5EncoderModel.from_pretrained(CHECKPOINT / "text_encoder_2", **_LOADING)
+        networks["transformer"] = FluxTransformer2DModel.from_pretrained(CHECKPOINT / "transformer", **_LOADING)
     for encoder in text_encoders(networks).values():
         encoder.requires_grad_(False)
     return networks

@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from embedded_model.mini.edits import EDITS, IDENTITY, apply
+from embedded_model.mini.sampling import edited, pipeline_of
 from embedded_model.mini.trained import autoencoder_of, networks_of, tokenizers_of
 
 
@@ -52,6 +54,28 @@ def test_the_autoencoder_gives_back_photographs_that_it_never_saw(tmp_path: Path
     with torch.no_grad():
         back = autoencoder.decode(autoencoder.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
     assert 10 * torch.log10(4 / (back - pixels).square().mean()) > 31
+
+
+@pytest.mark.parametrize(
+    ("instruction", "name"),
+    [
+        ("i would love to see it at night", "night"),
+        ("could this be sepia toned? many thanks", "sepia"),
+        ("wash it in a green tint, please", "tint_green"),
+        ("thick fog, please", "fog"),
+    ],
+)
+def test_the_transformer_edits_as_it_is_asked(tmp_path: Path, instruction: str, name: str):
+    """The target is nearer to what comes out than any other edit's, or the photograph itself."""
+    tokenizers = tokenizers_of(tmp_path)
+    pipeline = pipeline_of(networks_of(tmp_path, tokenizers).eval(), autoencoder_of(tmp_path), tokenizers)
+    with Image.open(Path("examples", "coffee.png")) as photograph:
+        source = to_tensor(photograph.convert("RGB").resize((128, 128)))
+
+    drawn = edited(pipeline, source[None], [instruction])[0]
+
+    errors = {other: (apply(source[None], [other])[0] - drawn).square().mean() for other in (*EDITS, IDENTITY)}
+    assert min(errors, key=lambda other: errors[other].item()) == name
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

@@ -297,6 +297,18 @@ def test_only_where_an_edit_is_masked_the_rest_does_not_count(batches: EditBatch
     assert TWO_IMAGES not in GRADUAL
 
 
+def test_what_a_picture_changes_counts_more_than_what_stays(batches: EditBatches):
+    partly = 0
+    for number in range(20):
+        batch = batches[number]
+        for row in (~batch.gradual & (batch.counted.amin((1, 2, 3)) > 0)).nonzero().flatten():
+            changed = (batch.source[row] != batch.target[row]).any(0)
+            assert batch.counted[row, 0][~changed].eq(1).all()
+            assert batch.counted[row, 0][changed].eq(4).all()
+            partly += bool(changed.any()) and not changed.all()
+    assert partly > 0
+
+
 @dataclass
 class _Colours:
     """Stands for photographs: smooth pictures of any size."""
