@@ -2,7 +2,8 @@
 was.
 
 `words` and `decoder` first, in any order, then `edits`; all keep their state, losses and pictures in `--work`, and
-`export` writes what they have come to as a checkpoint. A stage that has no state there is taken from the checkpoint.
+`export` writes what they have come to as a checkpoint. What has no state there is taken from the checkpoint; only with
+new text encoders the transformer begins anew.
 """
 
 import argparse
@@ -91,13 +92,15 @@ def _edits(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    learned = trained(arguments.work / "edits")
+    if trained(arguments.work / "words") and not learned:
+        raise SystemExit("No transformer has learned with these text encoders yet: run `edits` first.")
     tokenizers = tokenizers_of(arguments.work)
     networks = networks_of(arguments.work, tokenizers)
-    if trained(arguments.work / "edits"):
-        logging.info("step %d of the transformer", load_average(networks, arguments.work / "edits"))
-    elif trained(arguments.work / "words"):
-        raise SystemExit("No transformer has learned with these text encoders yet: run `edits` first.")
+    if learned:
+        load_average(networks, arguments.work / "edits")
     export(networks, autoencoder_of(arguments.work), tokenizers, arguments.checkpoint)
+    logging.info("wrote %s", arguments.checkpoint)
 
 
 def _rows(batch: int, size: tuple[int, int]) -> int:

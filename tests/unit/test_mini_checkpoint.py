@@ -1,5 +1,7 @@
 """What is trained of the new embedded model, as its recipe takes it up."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from embedded_model.mini.edits import EDITS, IDENTITY, apply
 from embedded_model.mini.sampling import edited, pipeline_of
-from embedded_model.mini.trained import autoencoder_of, networks_of, tokenizers_of
+from embedded_model.mini.trained import CHECKPOINT, autoencoder_of, networks_of, tokenizers_of
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,36 @@ def test_the_transformer_edits_as_it_is_asked(tmp_path: Path, instruction: str, 
 
     errors = {other: (apply(source[None], [other])[0] - drawn).square().mean() for other in (*EDITS, IDENTITY)}
     assert min(errors, key=lambda other: errors[other].item()) == name
+
+
+def test_a_transformer_is_not_exported_with_text_encoders_that_it_never_saw(tmp_path: Path):
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "state.pt").touch()
+
+    ended = exporting(tmp_path)
+
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("No transformer has learned with these text encoders yet: run `edits` first.\n")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_what_was_not_trained_on_is_exported_as_it_is(tmp_path: Path):
+    assert exporting(tmp_path).returncode == 0
+
+    weights = [file.relative_to(CHECKPOINT) for file in CHECKPOINT.rglob("*.safetensors")]
+    assert len(weights) == 4
+    for name in weights:
+        kept, written = (load_file(folder / name) for folder in (CHECKPOINT, tmp_path / "checkpoint"))
+        assert kept.keys() == written.keys()
+        assert all(torch.equal(kept[key], written[key]) for key in kept), name
+
+
+def exporting(work: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, since it sets how all of PyTorch computes."""
+    command = [sys.executable, "-m", "embedded_model.mini", "--work", str(work), "export"]
+    return subprocess.run(
+        [*command, "--checkpoint", str(work / "checkpoint")], capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
