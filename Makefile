@@ -26,8 +26,9 @@ help:
 serve: $(VENV)/installed-serve $(ENGINES)
 	@exec $(VENV)/bin/retouch serve $(ARGS)
 
+# Two processes whose threads wait for each other, on two cores that a cluster shares with them, would starve it.
 test: $(VENV)/installed-dev $(ENGINES)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/installed-dev
 	@$(VENV)/bin/ruff check

@@ -40,14 +40,15 @@ def export(spec: ComponentSpec, module: nn.Module, lengths: Mapping[str, int], p
     """
     fault: str | None = None
     for opset in OPSETS[precision_of(spec)]:
-        _write(spec, module, lengths, path, opset)
+        write(spec, module, lengths, path, opset)
         fault = next(filter(None, (refusal(path) for refusal in (_ill_typed, *refusals))), None)
         if fault is None:
             return opset
     raise ConfigurationError(f"no ONNX graph of {spec.name} can be used: {fault}")
 
 
-def _write(spec: ComponentSpec, module: nn.Module, lengths: Mapping[str, int], path: Path, opset: int) -> None:
+def write(spec: ComponentSpec, module: nn.Module, lengths: Mapping[str, int], path: Path, opset: int) -> None:
+    """`export` at one opset, whose graph nothing has looked at yet."""
     inputs = random_inputs(spec, {**lengths, "batch": EXAMPLE_BATCH})
     large = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers())) > LARGE_BYTES
     with _quiet(), torch.no_grad():

@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,9 @@ from filelock import FileLock
 
 from build_engines.build import Wish, build_model
 from serve.settings import embedded_model
+
+os.environ.setdefault("RAY_worker_niceness", "0")
+"""Ray has its workers yield to all else on a machine; a cluster beside another test's build would never come up."""
 
 
 @pytest.fixture(scope="session")

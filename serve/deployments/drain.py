@@ -26,11 +26,11 @@ def main() -> None:
 
 
 def drain(seconds: int, root: psutil.Process, leaving: tuple[str, ...] = (REPLICA, PROXY)) -> bool:
-    """Whether this node runs none of them any more. root: that all its processes descend from. leaving: by the titles
-    of their processes; the head keeps its proxy."""
-    until = time.monotonic() + seconds
+    """Whether this node runs none of them any more. seconds: from when Ray agrees, which takes some more of them. root:
+    that all its processes descend from. leaving: by the titles of their processes; the head keeps its proxy."""
     if not ask(seconds):
         return False
+    until = time.monotonic() + seconds  # as Ray counts them, from when it was asked
     while runs(root, leaving):
         if time.monotonic() >= until:
             return False
