@@ -40,6 +40,7 @@ HELD_OUT_WALLPAPERS = ("LadyBird", "Dune", "Autumn", "BytheWater")  # a file's n
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LONG_SIDES_PX = (1024, 640, 400, 256)  # crops of one size from these show details at several scales
 HELD_OUT_SIDE_PX = 512
+LEAST_ALPHA = 250  # of 255
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Photograph:
 
 
 def training_photographs(cache: Path) -> list[Photograph]:
-    """All wallpapers but the held-out ones; downloads and shrinks them on the first call."""
-    files = [f for f in _wallpapers(cache) if not _is_held_out(f)]
+    """All wallpapers but the held-out ones and those that let shine through what is behind them, as some patterns of
+    one colour do; downloads and shrinks them on the first call."""
+    files = [f for f in _wallpapers(cache) if not _is_held_out(f) and _is_opaque(f)]
     return [Photograph(_name(f), tuple(_shrunk(f, side, cache) for side in LONG_SIDES_PX)) for f in files]
 
 
@@ -129,6 +131,15 @@ def _name(file: Path) -> str:
 
 def _is_held_out(file: Path) -> bool:
     return _name(file) in HELD_OUT_WALLPAPERS
+
+
+def _is_opaque(file: Path) -> bool:
+    with Image.open(file) as picture:
+        return not picture.has_transparency_data or _least_alpha(picture) >= LEAST_ALPHA
+
+
+def _least_alpha(picture: Image.Image) -> float:
+    return picture.convert("RGBA").getchannel("A").getextrema()[0]  # pyright: ignore[reportReturnType] of one band
 
 
 def _fetch_debian_package(package: str, cache: Path) -> Path:

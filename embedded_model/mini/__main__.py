@@ -37,7 +37,7 @@ from embedded_model.mini.words_stage import WordsStage
 
 WORK = Path(".cache/embedded_model")
 FORMATS = (
-    ((64, 64), 0.1),
+    ((64, 64), 0.02),
     ((128, 128), 0.28),
     ((256, 256), 0.3),
     ((256, 384), 0.05),

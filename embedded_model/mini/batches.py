@@ -5,20 +5,26 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from embedded_model.mini.flow import MAX_GUIDANCE, guided
+from embedded_model.mini.mask_groups import IN_THE_MASK
 from embedded_model.mini.network import Tokenizers
 from embedded_model.mini.pairs import GROUPS, Pairs, joined
 from embedded_model.mini.photographs import Photographs
+from embedded_model.mini.seeds import seed_of
+from embedded_model.mini.tones import EXAGGERATED
 
-GRADUAL = frozenset({"tones", "combinations", "styles", "weather"})
-"""Groups of which a part of an edit makes sense: half a sepia does, half a mirror does not."""
 TWO_IMAGES = "two_images"
 MASKED = "masked"
 """The group that is edited under a mask, which the network is not told: sampling keeps what is outside."""
+GRADUAL = frozenset({"tones", "combinations", "styles", "weather", MASKED})
+"""Groups of which a part of an edit makes sense: half a sepia does, half a mirror does not."""
 SHOUTED, CAPITALISED = 0.03, 0.3
 _ONE_IMAGE = tuple(zip(*((name, group.weight) for name, group in GROUPS.items() if name != TWO_IMAGES), strict=True))
 """Names and weights of the groups with one image."""
+TOKEN = 16
+"""Side of the square of pixels that is one token of the transformer."""
 _UNSEEN = 16
 """Side of pictures that are made for their instructions alone, in pixels."""
 _CHANGE_COUNTS = 4.0
@@ -69,13 +75,12 @@ class EditBatches:
         self._device, self._seed = device, seed
 
     def __getitem__(self, number: int) -> Batch:
-        seed = self._seed + number
-        words = random.Random(seed)
-        generator = torch.Generator(self._device).manual_seed(seed)
+        words = random.Random(seed_of("words", self._seed + number))
+        generator = torch.Generator(self._device).manual_seed(seed_of("pairs", self._seed + number))
         (shape,) = words.choices(self._formats, [shape.weight for shape in self._formats])
         two_images = words.random() < GROUPS[TWO_IMAGES].weight
         rows = max(1, shape.rows * 2 // 3) if two_images else shape.rows
-        crops = self._photographs.crops(rows, shape.size, seed)
+        crops = self._photographs.crops(rows, shape.size, self._seed + number)
         chosen = [TWO_IMAGES] * rows if two_images else words.choices(*_ONE_IMAGE, k=rows)
         return self._complete(chosen, crops, generator, words)
 
@@ -85,11 +90,12 @@ class EditBatches:
         gradual = torch.tensor([group in GRADUAL for group in groups], device=self._device)
         drawn = torch.rand((2, len(gradual)), generator=generator, device=self._device)
         guidance = torch.where(drawn[0] < _NO_GUIDANCE, 1.0, 1 + (MAX_GUIDANCE - 1) * drawn[1])
-        exaggerated = guided(pairs.source, pairs.target, guidance)
+        more = [name.removesuffix(IN_THE_MASK) in EXAGGERATED for name in pairs.edits]
+        target = guided(pairs.source, pairs.target, torch.where(guidance.new_tensor(more).bool(), guidance, 1.0))
         clip_ids, t5_ids = self._tokenizers.ids([_cased(text, words) for text in pairs.instructions])
         return Batch(
             source=pairs.source,
-            target=torch.where(gradual[:, None, None, None], exaggerated, pairs.target),
+            target=target,
             reference=pairs.reference,
             clip_ids=clip_ids.to(self._device),
             t5_ids=t5_ids.to(self._device),
@@ -118,7 +124,13 @@ def _counted(pairs: Pairs) -> Tensor:
     """(B, 1, H, W): nothing outside a mask, which is not the network's to keep."""
     changed = (pairs.source != pairs.target).any(1, keepdim=True)
     counted = torch.where(changed, _CHANGE_COUNTS, 1.0)
-    return counted if pairs.mask is None else counted * pairs.mask
+    return counted if pairs.mask is None else counted * _whole_tokens(pairs.mask)
+
+
+def _whole_tokens(mask: Tensor) -> Tensor:
+    """Without the parts of tokens that it holds, unless it holds no token whole."""
+    whole = functional.interpolate(-functional.max_pool2d(-mask, TOKEN), scale_factor=TOKEN)
+    return torch.where((whole > 0).flatten(1).any(1)[:, None, None, None], whole, mask)
 
 
 def _cased(text: str, words: random.Random) -> str:

@@ -18,6 +18,7 @@ from embedded_model.mini.network import Tokenizers
 from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.photographs import Photographs
 from embedded_model.mini.sampling import edited, pipeline_of
+from embedded_model.mini.seeds import seed_of
 from embedded_model.mini.sheet import examples, stacked, strip
 from serve.families.flux_kontext import reference_offsets
 from serve.families.flux_kontext_components import PACK
@@ -45,15 +46,18 @@ class EditStage:
         self._batches = ahead(batches, device)
         self._transform, self._autoencoder, self._tokenizers = transform, autoencoder, tokenizers
         self._photographs, self._levels, self._device = photographs, levels, device
+        self._seen = how_much_is_seen(transform).to(device).repeat_interleave(PACK**2)
         self.modules = networks.to(device)
         transformer: Any = self.modules["transformer"]
-        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-        self.matrices = [weight for block in blocks for weight in block.parameters() if weight.dim() == 2]
+        words: Any = self.modules["text_encoder_2"]
+        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks, *words.encoder.block]
+        layers = [layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
+        self.matrices = [layer.weight for layer in layers]
         blocks_compiled(transformer, device)
 
     def losses(self, step: int) -> Mapping[str, Tensor]:
         batch = self._batches(step)
-        generator = torch.Generator(self._device).manual_seed(step)
+        generator = torch.Generator(self._device).manual_seed(seed_of("noise", step))
         source, target = self._latents(batch.source), self._latents(batch.target)
         pictures = [source] if batch.reference is None else [source, self._latents(batch.reference)]
         drawn = draw(self._levels * len(source), self._often(batch.gradual), generator)
@@ -61,7 +65,7 @@ class EditStage:
         noisy, velocity = noisy_and_velocity(self._often(source), self._often(target), noise, drawn)
         error = self._velocity(noisy, pictures, drawn.sigma, batch) - pack(velocity)
         counted = self._often(pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True))
-        rows = (error.square() * counted).mean((1, 2)) / counted.mean((1, 2))
+        rows = (error.square() * self._seen * counted).mean((1, 2)) / counted.mean((1, 2))
         kind = f"{batch.source.shape[3]}x{batch.source.shape[2]}" if batch.reference is None else TWO_IMAGES
         return {"loss": rows.mean(), kind: rows.mean()}
 
@@ -98,6 +102,15 @@ class EditStage:
                 return_dict=False,
             )[0]
         return velocity[:, : tokens.shape[1]].float()
+
+
+def how_much_is_seen(transform: BlockTransform) -> Tensor:
+    """(LATENT_CHANNELS,), 1 in the mean: what a channel's error counts, halfway between all alike and as pixels show it.
+
+    Light and dark are one channel of 32, and most of what is seen.
+    """
+    seen = transform.weights.square().sum((1, 2, 3)).rsqrt()
+    return seen / seen.mean()
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PURE_NOISE = 0.35
+PURE_NOISE = 0.5
 """Share of rows at noise level 1, where every whole edit begins and most of it is decided."""
 PARTIAL = 0.25
 """Share of the rows of a gradual edit that show a part of it."""
 LEAST_SIGMA = 0.02
 MAX_GUIDANCE = 8.0
+EXAGGERATION = 0.5
+"""What the most guidance adds to a change."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ def draw(rows: int, gradual: Tensor, generator: torch.Generator) -> Drawn:
     """gradual: (B,) bool, whether a part of the row's edit makes sense."""
     pure, level, partial, part = torch.rand((4, rows), generator=generator, device=generator.device)
     shown = torch.where(gradual & (partial < PARTIAL), 0.9 * part, 1.0)
-    sigma = torch.where((pure < PURE_NOISE) & (shown == 1), 1.0, LEAST_SIGMA + (1 - LEAST_SIGMA) * level)
+    level = LEAST_SIGMA + (1 - LEAST_SIGMA) * level.sqrt()  # less often where there is hardly noise, and little to see
+    sigma = torch.where((pure < PURE_NOISE) & (shown == 1), 1.0, level)
     return Drawn(sigma, shown)
 
 
@@ -41,9 +44,9 @@ def noisy_and_velocity(source: Tensor, target: Tensor, noise: Tensor, drawn: Dra
 
 
 def guided(source: Tensor, target: Tensor, guidance: Tensor) -> Tensor:
-    """The edit as guidance exaggerates it: pixels in [0, 1]; 1 is the edit itself, MAX_GUIDANCE twice the change.
+    """The edit as guidance exaggerates it: pixels in [0, 1]; 1 is the edit itself, MAX_GUIDANCE half as much again.
 
     Classifier-free guidance (Ho and Salimans 2022) goes away from what no instruction would give, here the source.
     """
-    weight = 1 + (guidance - 1) / (MAX_GUIDANCE - 1)
+    weight = 1 + EXAGGERATION * (guidance - 1) / (MAX_GUIDANCE - 1)
     return torch.lerp(source, target, weight[:, None, None, None]).clamp(0, 1)

@@ -20,6 +20,8 @@ DAMAGES = ("grey", "noise", "shape")
 MARGIN_PX = 4  # of the mask around the damage
 WAVES = (2, 3, 4)  # of a blob's outline, around it
 WAVE_HEIGHT = 0.16
+IN_THE_MASK = " in the mask"
+"""Ends the names of edits of a part of the picture."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class InMask:
         names = words.choices(self.names, k=len(source))
         target = torch.where(mask > 0, apply_each(source, names), source)
         asked = tuple(in_mask(name, words, held_out=held_out) for name in names)
-        return Pairs(source, target, asked, tuple(f"{name} in the mask" for name in names), mask=mask)
+        return Pairs(source, target, asked, tuple(name + IN_THE_MASK for name in names), mask=mask)
 
 
 def regions(pictures: Tensor, generator: torch.Generator, least: float, most: float) -> Tensor:

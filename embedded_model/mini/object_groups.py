@@ -15,6 +15,7 @@ from embedded_model.mini.objects import (
     random_object,
     visible_colours,
 )
+from embedded_model.mini.picture_groups import some_as_scenes
 from embedded_model.mini.scenes import PLACES, Ground, Object, draw, draw_ground, draw_objects, scene
 
 SHARE_OF_PHOTOGRAPHS = 0.5  # as grounds that objects are drawn on
@@ -71,7 +72,7 @@ class Insertions:
 
 @dataclass(frozen=True)
 class ColourTransfers:
-    """The colours of the second picture, which is the next photograph of the batch.
+    """The colours of the second picture, which is the next photograph of the batch; beside one alone, a drawn scene.
 
     E. Reinhard et al., Color Transfer between Images, 2001: mean and spread of each channel of an opponent space.
     """
@@ -81,7 +82,8 @@ class ColourTransfers:
     def make(
         self, photographs: Tensor, generator: torch.Generator, words: random.Random, *, held_out: bool = False
     ) -> Pairs:
-        reference = photographs.roll(1, 0)
+        alone = len(photographs) == 1
+        reference = some_as_scenes(photographs, words, share=1) if alone else photographs.roll(1, 0)
         asked = tuple(colour_transfer(words, held_out=held_out) for _ in range(len(photographs)))
         target = with_colours_of(photographs, reference)
         return Pairs(photographs, target, asked, (COLOUR_TRANSFER,) * len(asked), reference=reference)

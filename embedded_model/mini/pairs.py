@@ -14,14 +14,14 @@ from embedded_model.mini.weather import WEATHER
 
 GROUPS: Mapping[str, Group] = MappingProxyType(
     {
-        "tones": Single(0.10, tuple(TONES)),
-        "combinations": Double(0.18),
-        "styles": Single(0.13, tuple(STYLES)),
+        "tones": Single(0.08, tuple(TONES)),
+        "combinations": Double(0.12),
+        "styles": Single(0.11, tuple(STYLES)),
         "weather": Single(0.06, tuple(WEATHER)),
-        "geometry": Single(0.07, tuple(GEOMETRY)),
-        "objects": Objects(0.24),
+        "geometry": Single(0.06, tuple(GEOMETRY)),
+        "objects": Objects(0.36),
         "repairs": Repairs(0.07),
-        "masked": InMask(0.03, (*TONES, *STYLES, *WEATHER)),
+        "masked": InMask(0.02, (*TONES, *STYLES, *WEATHER)),
         "two_images": Mixed(0.08, (Insertions(0.6), ColourTransfers(0.4))),
         "identity": Nothing(0.04),
     }

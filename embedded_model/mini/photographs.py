@@ -1,6 +1,8 @@
 """Crops of the training photographs, on the device that trains."""
 
 import random
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from embedded_model.data import training_photographs
+from embedded_model.mini.seeds import seed_of
 
 _LONG_SIDES = (1024, 640, 400, 256)
 """In pixels; crops of one size from these show details at several scales."""
 _QUALITY = 95
+_LEAST_SPREAD = 8.0
+"""Of a crop's bytes. On what is flatter, most edits change nothing."""
+_TRIES = 4
 _RECOLOURED = 0.5
 """Share of crops whose colours are changed, so that sources differ more than the photographs do."""
 
@@ -32,13 +38,13 @@ class Photographs:
 
         Where a photograph has the room only on its side, it is turned. Raises ValueError where none is so large.
         """
-        choose = random.Random(seed)
+        choose = random.Random(seed_of("crops", seed))
         fitting = [[scale for scale in scales if _holds(scale, size)] for scales in self._scales]
         fitting = [scales for scales in fitting if scales]
         if not fitting:
             raise ValueError(f"no photograph has {size[1]}x{size[0]} pixels")
-        pixels = torch.stack([_crop(choose.choice(choose.choice(fitting)), size, choose) for _ in range(count)]) / 255
-        generator = torch.Generator(self._device).manual_seed(seed)
+        pixels = torch.stack([_shown(fitting, size, choose) for _ in range(count)]) / 255
+        generator = torch.Generator(self._device).manual_seed(seed_of("colours", seed))
         return _recoloured(pixels, generator)
 
 
@@ -65,6 +71,13 @@ def _holds(picture: Tensor, size: tuple[int, int]) -> bool:
 
 def _fits(picture: Tensor, size: tuple[int, int]) -> bool:
     return picture.shape[1] >= size[0] and picture.shape[2] >= size[1]
+
+
+def _shown(photographs: Sequence[Sequence[Tensor]], size: tuple[int, int], choose: random.Random) -> Tensor:
+    """A crop in which there is something to be seen, if it is found soon."""
+    crops = (_crop(choose.choice(choose.choice(photographs)), size, choose) for _ in range(_TRIES))
+    flat = next(crops)
+    return next((crop for crop in chain((flat,), crops) if crop.float().std() >= _LEAST_SPREAD), flat)
 
 
 def _crop(picture: Tensor, size: tuple[int, int], choose: random.Random) -> Tensor:

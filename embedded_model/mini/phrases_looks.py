@@ -374,7 +374,7 @@ NAMES_OF_TONES = frozenset(
         "{colour} filter",
     }
 )
-# Phrases of the tables of tones that the evaluation alone uses: other words around words that are trained.
+# Phrases of the tables of tones that the evaluation alone uses: their words are trained, in other company.
 HELD_OUT_OF_TONES = frozenset(
     {
         "exactly the same",
@@ -388,18 +388,18 @@ HELD_OUT_OF_TONES = frozenset(
         "tone {it} in sepia",
         "colour inverted",
         "negate the colors",
-        "less dark",
+        "more exposed",
         "turn the brightness up",
-        "less bright",
+        "dimmer",
         "turn the brightness down",
-        "less cold",
+        "warmer in tone",
         "use warm tones",
-        "less warm",
+        "colder",
         "use cool tones",
-        "richer in colour",
-        "enhance the colors",
+        "more colorful",
+        "boost the colors",
         "less vibrant",
-        "soften the colours",
+        "mute the colors",
         "stronger in contrast",
         "enhance the contrast",
         "look like midnight",

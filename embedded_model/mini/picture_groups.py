@@ -34,6 +34,13 @@ SENSELESS: frozenset[frozenset[str]] = frozenset(
         ("black_and_white", "sepia"),
         ("black_and_white", "emboss"),
         ("black_and_white", "pencil"),
+        ("desaturated", "sepia"),
+        ("desaturated", "pencil"),
+        ("desaturated", "emboss"),
+        ("saturated", "pencil"),
+        ("saturated", "emboss"),
+        ("warmer", "emboss"),
+        ("blur", "pixelated"),
     )
 )
 

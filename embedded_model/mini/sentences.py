@@ -35,7 +35,7 @@ def _in_context(instruction: str, words: random.Random) -> str:
 
 def _unrelated(words: random.Random) -> list[str]:
     return [
-        pseudo_word(words) if words.random() < 0.25 else words.choice(CONTEXT_WORDS) for _ in range(words.randint(1, 6))
+        pseudo_word(words) if words.random() < 0.25 else words.choice(CONTEXT_WORDS) for _ in range(words.randint(1, 3))
     ]
 
 

@@ -93,3 +93,8 @@ TONES: Mapping[str, Edit] = MappingProxyType(
     }
     | {f"tint_{name}": partial(tint, colour=colour) for name, colour in TINTS.items()}
 )
+
+EXAGGERATED = frozenset(
+    {"brighter", "warmer", "cooler", "saturated", "high_contrast", *(f"tint_{name}" for name in TINTS)}
+)
+"""Edits of which there can be more than all: twice "darker" is black, and twice "black and white" has colours again."""

@@ -31,7 +31,7 @@ def tokenizers_of(work: Path) -> Tokenizers:
 
 
 def networks_of(work: Path, tokenizers: Tokenizers) -> nn.ModuleDict:
-    """The transformer, and text encoders, which are to stay as they are.
+    """The transformer, and text encoders, of which CLIP is to stay as it is.
 
     To other text encoders than the checkpoint's belongs a new transformer.
     """
@@ -42,8 +42,7 @@ def networks_of(work: Path, tokenizers: Tokenizers) -> nn.ModuleDict:
         networks["text_encoder"] = CLIPTextModel.from_pretrained(CHECKPOINT / "text_encoder", **_LOADING)
         networks["text_encoder_2"] = T5EncoderModel.from_pretrained(CHECKPOINT / "text_encoder_2", **_LOADING)
         networks["transformer"] = FluxTransformer2DModel.from_pretrained(CHECKPOINT / "transformer", **_LOADING)
-    for encoder in text_encoders(networks).values():
-        encoder.requires_grad_(False)
+    networks["text_encoder"].requires_grad_(False)
     return networks
 
 

@@ -1,6 +1,6 @@
 """The first stage: the text encoders learn which edit a sentence asks for, which takes no pictures.
 
-As CLIP and T5 are trained long before the transformer of a FLUX model, and stay as they are while it learns.
+As CLIP and T5 are trained long before the transformer of a FLUX model. Here T5 goes on to learn with it.
 """
 
 from collections.abc import Mapping, Sequence

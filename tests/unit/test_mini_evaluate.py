@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from embedded_model.mini.edits import apply
 from embedded_model.mini.evaluation.candidates import (
     ALTERNATIVES,
     Judgement,
@@ -30,8 +31,11 @@ from embedded_model.mini.evaluation.features import EfficientNetLite0, prepared,
 from embedded_model.mini.evaluation.gallery import draw_gallery
 from embedded_model.mini.evaluation.report import Report, Run, as_markdown, report_of
 from embedded_model.mini.evaluation.scores import MAX_PSNR_DB, is_at, psnr_db
+from embedded_model.mini.filters import blur
+from embedded_model.mini.flow import MAX_GUIDANCE, guided
 from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.scenes import PLACES
+from embedded_model.mini.tones import EXAGGERATED
 from serve.client import Refused
 from tests.unit.peer import Answer, listening, refusal
 
@@ -336,3 +340,21 @@ def test_the_network_of_features_has_the_shape_of_efficientnet_lite0():
     with torch.no_grad():
         features = network.features(prepared(photographs()[:1]))
     assert features.shape == (1, 1280)
+
+
+def test_a_hole_that_is_filled_as_it_might_have_been_is_right():
+    """The fine detail of what was there, nobody can know."""
+    for case in cases("repairs"):
+        soft = blur(case.target[None], 2.0)[0]
+        assert judged(case, [soft])[0].right, case.edit
+        assert not judged(case, [case.request.source])[0].right
+
+
+@pytest.mark.parametrize("edit", sorted(EXAGGERATED))
+def test_an_exaggerated_edit_is_still_taken_for_itself(edit: str):
+    case = replace(cases("tones")[0], edit=edit)
+    source = case.request.source
+    case = replace(case, target=apply(source[None], [edit])[0])
+    more = guided(source[None], case.target[None], torch.tensor([MAX_GUIDANCE]))[0]
+
+    assert judged(case, [more])[0].nearest == edit

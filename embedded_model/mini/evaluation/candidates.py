@@ -1,7 +1,8 @@
 """What an output might be taken for, group by group: the alternatives to the edit that was asked for.
 
 An edit is *right* when its target is nearer to the output, in squared error, than every alternative. An alternative
-that looks the same (`SAME_DB`) is none. The chance of a guess is one in the number of alternatives and the target.
+that looks the same (`SAME_DB`) is none. A hole's filling is compared without fine detail. The chance of a guess is one
+in the number of alternatives and the target.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 from embedded_model.mini.edits import EDITS, IDENTITY, apply
 from embedded_model.mini.evaluation.cases import SAME_DB, Case
 from embedded_model.mini.evaluation.scores import psnr_db, squared_error
+from embedded_model.mini.filters import blur
 from embedded_model.mini.mask_groups import grown
 from embedded_model.mini.object_groups import COLOUR_TRANSFER, with_colours_of
 from embedded_model.mini.objects import ObjectEdit
@@ -21,6 +23,7 @@ from embedded_model.mini.picture_groups import HELD_OUT_PARTNERS, TRAINED_PARTNE
 from embedded_model.mini.scenes import COLOURS, PLACES, RADII, Ground, Object, draw_ground, draw_objects, scene
 from embedded_model.mini.shapes import SHAPES
 
+AFAR = 32
 RIM_PX = 8  # around a hole, whose colour a flat filling has
 
 Named = tuple[str, Tensor]
@@ -39,14 +42,24 @@ class Judgement:
 
 def judged(case: Case, outputs: Sequence[Tensor]) -> list[Judgement]:
     """What each output of a case is nearest to."""
-    shown = torch.stack(list(outputs))
-    errors, names = [squared_error(shown, case.target, case.region)], [case.edit]
+    seen = _from_afar if case.group == "repairs" else _as_it_is
+    shown, target = seen(torch.stack(list(outputs))), seen(case.target)
+    errors, names = [squared_error(shown, target, case.region)], [case.edit]
     for name, picture in ALTERNATIVES[case.group](case):
         if psnr_db(picture, case.target, case.region) < SAME_DB:
-            errors.append(squared_error(shown, picture, case.region))
+            errors.append(squared_error(shown, seen(picture), case.region))
             names.append(name)
     nearest = torch.stack(errors).argmin(dim=0).tolist()
     return [Judgement(names[index], index == 0, len(names) - 1) for index in nearest]
+
+
+def _as_it_is(pictures: Tensor) -> Tensor:
+    return pictures
+
+
+def _from_afar(pictures: Tensor) -> Tensor:
+    """Pictures (..., 3, H, W) without what is finer than a thirtieth of their width: of a hole, nobody can know it."""
+    return blur(pictures.reshape(-1, *pictures.shape[-3:]), pictures.shape[-1] / AFAR).reshape(pictures.shape)
 
 
 def edits_of_the_picture(case: Case) -> Iterator[Named]:
