@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from email.message import Message
 from typing import Protocol
 
@@ -34,6 +35,13 @@ class _Reader(Protocol):
     def feed(self, chunk: bytes) -> None: ...
 
     def close(self) -> bytes | Form: ...
+
+
+@dataclass(slots=True)
+class _Received:
+    """Of one body, so far."""
+
+    bytes: int = 0
 
 
 class BodyBudget:
@@ -82,26 +90,25 @@ class BodyBudget:
         Raises UnsupportedMediaType, InvalidRequest for a form that is none, RequestTooLarge as soon as it is sure,
         RequestTimeout when the client is too slow, Overloaded when the bodies of all requests together would not fit.
         """
-        reader = _reader(request, self._limits)
-        sizes: list[int] = []
+        reader, received = _reader(request, self._limits), _Received()
         try:
-            await self._receive(request, reader, sizes)
+            await self._receive(request, reader, received)
             yield reader.close()
         finally:
-            self._bytes -= sum(sizes)
+            self._bytes -= received.bytes
 
-    async def _receive(self, request: Request, reader: _Reader, sizes: list[int]) -> None:
-        """Feed the reader. sizes: filled with those of the pieces, each of which is counted."""
+    async def _receive(self, request: Request, reader: _Reader, received: _Received) -> None:
+        """Feed the reader. received: grows with each piece, which is counted."""
         self._refuse_by_header(request)
         try:
             async with asyncio.timeout(self._limits.body_timeout_s):
                 async for chunk in request.stream():
-                    sizes.append(len(chunk))
+                    received.bytes += len(chunk)
                     self._bytes += len(chunk)
-                    self._refuse_by_size(sum(sizes))
+                    self._refuse_by_size(received.bytes)
                     reader.feed(chunk)
         except TimeoutError:
-            message = f"the body did not arrive within {self._limits.body_timeout_s:g} s; {sum(sizes)} bytes came"
+            message = f"the body did not arrive within {self._limits.body_timeout_s:g} s; {received.bytes} bytes came"
             raise RequestTimeout(message) from None
 
     def _refuse_by_header(self, request: Request) -> None:

@@ -1,6 +1,7 @@
 """What each key has spent of its limits, counted in one place for all replicas of the ingress."""
 
 import math
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
@@ -29,14 +30,17 @@ class _Lease:
 
 @dataclass(slots=True)
 class Ledger:
-    """clock: seconds, steady."""
+    """clock: seconds, steady.
+
+    Leases are numbered from a random number on: one of a ledger that is gone is none of its successor's.
+    """
 
     clock: Callable[[], float] = time.monotonic
     _limiter: MovingWindowRateLimiter = field(default_factory=lambda: MovingWindowRateLimiter(MemoryStorage()))
     _in_flight: Counter[str] = field(default_factory=Counter[str])
     _leases: dict[str, dict[int, _Lease]] = field(default_factory=dict[str, dict[int, _Lease]])
     _heard_s: dict[str, float] = field(default_factory=dict[str, float])
-    _last_lease: int = 0
+    _last_lease: int = field(default_factory=lambda: secrets.randbits(64))
 
     def request(self, principal: Principal) -> Mapping[str, str]:
         """Count a request. Answers the headers that tell of the limit. Raises RateLimited."""

@@ -1,6 +1,7 @@
 """Which requests are the same one sent again: they share one run, and its answer for as long as it is kept."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
@@ -95,17 +96,34 @@ class _Told(Generic[Event]):
 
 @dataclass(slots=True, eq=False)
 class _Run(Generic[Result, Event]):
+    """useful_s: for how long its answer is worth keeping. timer: while it runs and nobody waits, to its end; once it
+    has ended, to that of its answer."""
+
     claim: Claim
+    useful_s: float
     task: asyncio.Task[Result]
     told: _Told[Event]
     waiting: int = 0
     bytes: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    def set_timer(self, after_s: float, then: Callable[["_Run[Result, Event]"], None]) -> None:
+        """In place of the one that is set."""
+        self.stop_timer()
+        self.timer = asyncio.get_running_loop().call_later(after_s, then, self)
+
+    def stop_timer(self) -> None:
+        """The event loop keeps what it stops until its time, but nothing that it holds."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 @dataclass(slots=True)
 class RunBook(Generic[Result, Event]):
     """Runs under way and answers kept. lifetime_s: of the answers of lasting claims. max_bytes: of all answers; beyond
-    it the oldest go. size_bytes: of one. An error is not kept: whoever comes next runs again.
+    it the oldest go, and only the last may be larger alone. size_bytes: of one. An error is not kept: whoever comes
+    next runs again.
     """
 
     lifetime_s: float
@@ -115,12 +133,14 @@ class RunBook(Generic[Result, Event]):
     _kept: dict[_Run[Result, Event], None] = field(default_factory=dict[_Run[Result, Event], None])
     _kept_bytes: int = 0
 
-    async def answer(self, claim: Claim, start: Callable[[], Awaitable[Result]]) -> tuple[Result, bool]:
+    async def answer(
+        self, claim: Claim, start: Callable[[], Awaitable[Result]], useful_s: float = math.inf
+    ) -> tuple[Result, bool]:
         """The answer, and whether it is that of a run which was there. start: runs it, where there is none.
 
-        Raises IdempotencyKeyReused, and what the run raises.
+        useful_s: the answer is kept no longer. Raises IdempotencyKeyReused, and what the run raises.
         """
-        async with self._joined(claim, lambda tell: start()) as (run, there):
+        async with self._joined(claim, lambda tell: start(), useful_s) as (run, there):
             return await asyncio.shield(run.task), there
 
     async def watch(
@@ -128,7 +148,7 @@ class RunBook(Generic[Result, Event]):
     ) -> AsyncGenerator[tuple[Event | Result, bool]]:
         """As `answer`, for a run that tells what happens. Who joins it hears what it told first, all that it tells from
         then on, and its answer."""
-        async with self._joined(claim, start) as (run, there):
+        async with self._joined(claim, start, math.inf) as (run, there):
             heard = run.told.listen()
             try:
                 while (event := await heard.get()) is not None:
@@ -139,7 +159,7 @@ class RunBook(Generic[Result, Event]):
 
     @asynccontextmanager
     async def _joined(
-        self, claim: Claim, start: Callable[[Tell[Event]], Awaitable[Result]]
+        self, claim: Claim, start: Callable[[Tell[Event]], Awaitable[Result]], useful_s: float
     ) -> AsyncGenerator[tuple[_Run[Result, Event], bool]]:
         """A run that is waited for as long as the context is open, and whether it was there."""
         run = self._runs.get(claim.name)
@@ -147,38 +167,44 @@ class RunBook(Generic[Result, Event]):
             raise IdempotencyKeyReused("the idempotency key was used with another request; send a new one with each")
         there = run is not None and claim.joins
         if run is None or not there:
-            run = self._begin(claim, start)
+            run = self._begin(claim, start, useful_s)
         run.waiting += 1
+        if not run.task.done():
+            run.stop_timer()
         try:
             yield run, there
         finally:
             run.waiting -= 1
-            if not run.waiting and not run.claim.lasting:
-                asyncio.get_running_loop().call_later(RETRY_GRACE_S, self._abandon, run)
+            if not run.waiting and not run.claim.lasting and not run.task.done():
+                run.set_timer(RETRY_GRACE_S, self._abandon)
 
-    def _begin(self, claim: Claim, start: Callable[[Tell[Event]], Awaitable[Result]]) -> _Run[Result, Event]:
+    def _begin(
+        self, claim: Claim, start: Callable[[Tell[Event]], Awaitable[Result]], useful_s: float
+    ) -> _Run[Result, Event]:
         told = _Told[Event]()
         # In a context of its own: Ray cancels what a cancelled request has called, and knows that by the context.
         task = asyncio.get_running_loop().create_task(_awaited(start, told.tell), context=Context())
-        run = _Run(claim, task, told)
+        run = _Run(claim, useful_s, task, told)
         run.task.add_done_callback(lambda _: self._ended(run))
         self._runs[claim.name] = run
         return run
 
     def _ended(self, run: _Run[Result, Event]) -> None:
         run.told.end()
+        run.stop_timer()
         if run.task.cancelled() or run.task.exception() is not None:
             self._forget(run)
             return
         run.bytes = self.size_bytes(run.task.result())
         self._kept[run] = None
         self._kept_bytes += run.bytes
+        kept_s = self.lifetime_s if run.claim.lasting else REJOIN_S
+        run.set_timer(min(kept_s, run.useful_s), self._forget)
         while self._kept_bytes > self.max_bytes and len(self._kept) > 1:
             self._forget(next(iter(self._kept)))
-        kept_s = self.lifetime_s if run.claim.lasting else REJOIN_S
-        asyncio.get_running_loop().call_later(kept_s, self._forget, run)
 
     def _forget(self, run: _Run[Result, Event]) -> None:
+        run.stop_timer()
         if run in self._kept:
             del self._kept[run]
             self._kept_bytes -= run.bytes
@@ -186,7 +212,7 @@ class RunBook(Generic[Result, Event]):
             del self._runs[run.claim.name]
 
     def _abandon(self, run: _Run[Result, Event]) -> None:
-        if not run.waiting and not run.task.done():
+        if not run.task.done():
             self._forget(run)  # now, or a request that comes before it has ended would join it
             run.task.cancel()
 

@@ -1,5 +1,6 @@
 """The deployment that owns the runs of requests which may be sent again, so that they outlive who received them."""
 
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -20,6 +21,9 @@ from serve.deployments.watched import Watching
 from serve.errors import EditError
 from serve.settings import Settings
 
+LINKS_USEFUL = 0.5
+"""Of their life: for so long an answer of links is given to others, who have what is left."""
+
 
 class Runs:
     """One replica, so that the same request always comes to the same place."""
@@ -32,6 +36,7 @@ class Runs:
         all_editors = Editors(editors)
         self._edits = Edits(codec, all_editors)
         self._watching = Watching(codec, all_editors)
+        self._links_useful_s = settings.storage.lifetime_s * LINKS_USEFUL
         kept = settings.idempotency
         self._book = RunBook[Answer | Completed, Happening](kept.lifetime_s, kept.max_bytes, _bytes)
 
@@ -47,7 +52,8 @@ class Runs:
             async with deadline.kept():
                 return await self._edits.answer(sound, ticket, base_url, deadline)
 
-        return await self._book.answer(claim, run)
+        useful_s = self._links_useful_s if sound.edit.frame.by_url else math.inf
+        return await self._book.answer(claim, run, useful_s)
 
     async def watch(
         self, claim: Claim, prepared: Prepared | EditError, ticket: Ticket, limit_s: float

@@ -1,7 +1,7 @@
 """An edit as it happens: its place in the queue, its steps, its previews, and in the end its results."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,25 @@ class Watching:
                         yield event
                     case Preview() if (event.image, event.index) not in shown:
                         shown.add((event.image, event.index))
-                        yield Shown(await answered(self.codec.preview.remote(prepared, event)))
+                        if (body := await self._preview(prepared, event)) is not None:
+                            yield Shown(body)
                     case EditResult() | None:
-                        yield await answered(self.codec.completed.remote(prepared, event))
+                        yield await self._completed(prepared, event)
                     case _:
                         pass
+
+    async def _preview(self, prepared: Call | Prepared, preview: Preview) -> str | None:
+        """None where the codec's replica has died: so many are asked for at the most, and the edit goes on."""
+        with suppress(ReplicaLost):
+            return await answered(self.codec.preview.remote(prepared, preview))
+        return None
+
+    async def _completed(self, prepared: Call | Prepared, edited: EditResult | None) -> Completed:
+        """Once more where the codec's replica has died: what was drawn is still here."""
+        try:
+            return await answered(self.codec.completed.remote(prepared, edited))
+        except ReplicaLost:
+            return await answered(self.codec.completed.remote(prepared, edited))
 
     async def _drawn(
         self, prepared: Call | Prepared, ticket: Ticket, deadline: Deadline

@@ -50,8 +50,12 @@ _WORDS = {
     "string": "text",
     "long string": "text of {minLength} to {maxLength:,} characters",
     "name": "text of at least {minLength} character",
+    "short string": "text of at most {maxLength} characters",
 }
 """What a field may hold, filled in from its JSON schema."""
+
+_BOUNDED_TEXTS = {(True, True): "long string", (True, False): "name", (False, True): "short string"}
+"""By whether a shortest and a longest length are given."""
 
 _HONOURED_IN_PART = ("quality", "background", "moderation")
 """OpenAI's fields that stock clients send: their other values ask for what no model here does."""
@@ -146,9 +150,8 @@ def _in_words(rule: Schema) -> str:
         return "one of " + ", ".join(json.dumps(value) for value in rule["enum"])
     if "pattern" in rule:
         return "a data: URL, or an https link where the server fetches them"
-    kind = rule["type"]
-    if "minLength" in rule:
-        kind = "long string" if "maxLength" in rule else "name"
+    bounds = ("minLength" in rule, "maxLength" in rule)
+    kind: str = _BOUNDED_TEXTS.get(bounds) or rule["type"]
     return _WORDS[kind].format_map(rule)
 
 

@@ -18,6 +18,9 @@ from serve.types import Form, OutputFormat, Picture, Priority
 
 MAX_IMAGES = 10
 MAX_PROMPT_CHARACTERS = 32_000
+MAX_CALLER_CHARACTERS = 512
+"""Of each of the fields that say who the caller works for: they come into a line of the log."""
+
 LOSSLESS = 100
 """The `output_compression` that keeps every pixel: OpenAI's default, and the only one that a PNG can honour."""
 
@@ -226,8 +229,12 @@ class EditRequest(BaseModel):
         Annotated[Literal["auto", "opaque"], Field(description="Results are opaque: no model draws transparency.")]
     ] = "auto"
     moderation: _Optional[Annotated[Literal["auto"], Field(description="The server's own: it has none.")]] = "auto"
-    user: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
-    safety_identifier: Annotated[str | None, Field(description="Kept for the access log and metrics only.")] = None
+    user: Annotated[
+        str | None, Field(max_length=MAX_CALLER_CHARACTERS, description="Kept for the access log and metrics only.")
+    ] = None
+    safety_identifier: Annotated[
+        str | None, Field(max_length=MAX_CALLER_CHARACTERS, description="Kept for the access log and metrics only.")
+    ] = None
 
     @property
     def by_url(self) -> bool:

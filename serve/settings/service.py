@@ -68,8 +68,9 @@ class AuthSettings(Section):
 
 
 class IdempotencySettings(Section):
-    """Answers of requests with an `Idempotency-Key`, for those who send them again. lifetime_s: how long they are kept.
-    max_bytes: of all of them; beyond it the oldest go first, and whoever comes then gets the same picture drawn anew.
+    """Answers of requests with an `Idempotency-Key`, for those who send them again. lifetime_s: how long they are kept,
+    those of links for half of `storage.lifetime_s` at most, so that the links still work for whoever gets them.
+    max_bytes: of all of them; beyond it the oldest go first. Whoever comes later gets the same picture drawn anew.
     """
 
     lifetime_s: float = Field(default=3600.0, gt=0)

@@ -148,7 +148,9 @@ REFUSED: tuple[tuple[Fields, str, str], ...] = (
     ({"moderation": "low"}, "unsupported_parameter", "moderation"),
     ({"moderation": 0}, "invalid_type", "moderation"),
     ({"user": 1}, "invalid_type", "user"),
+    ({"user": "u" * 513}, "invalid_value", "user"),
     ({"safety_identifier": {}}, "invalid_type", "safety_identifier"),
+    ({"safety_identifier": "s" * 513}, "invalid_value", "safety_identifier"),
     ({"sizes": "256x256"}, "unknown_parameter", "sizes"),
     ({"image": SOURCE}, "unknown_parameter", "image"),
 )

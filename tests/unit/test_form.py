@@ -182,6 +182,7 @@ def test_a_text_that_is_empty_is_absent():
         ({"sead": ""}, "unknown_parameter", "sead"),
         ({"prompt": ""}, "missing_required_parameter", "prompt"),
         ({"prompt": "  "}, "invalid_value", "prompt"),
+        ({"user": "u" * 513}, "invalid_value", "user"),
     ],
 )
 def test_a_wrong_text_is_refused_by_name(texts: dict[str, str], code: str, param: str):

@@ -99,6 +99,18 @@ def test_a_lease_that_its_replica_never_learnt_of_becomes_free():
         ledger.begin(ada, 1, "one")
 
 
+def test_a_lease_of_a_ledger_that_is_gone_frees_nothing_of_its_successor():
+    ada = principal(images_in_flight=2)
+    old, _ = Ledger().begin(ada, 2, "one")
+    successor = Ledger()
+    lease, _ = successor.begin(ada, 2, "one")
+    successor.end("one", old)
+    with pytest.raises(RateLimited, match="2 images of this key are in flight"):
+        successor.begin(ada, 2, "one")
+    successor.end("one", lease)
+    successor.begin(ada, 2, "one")
+
+
 def test_an_image_that_is_refused_for_the_minute_is_not_in_flight():
     ledger, ada = Ledger(), principal(images_in_flight=2, images_per_minute=1)
     ledger.end("one", ledger.begin(ada, 1, "one")[0])

@@ -1,7 +1,10 @@
 """Requests that are the same one: one run, one answer, and nothing kept of what nobody comes back for."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from starlette.datastructures import Headers
@@ -9,6 +12,7 @@ from starlette.datastructures import Headers
 from serve.deployments import runbook
 from serve.deployments.runbook import Claim, RunBook, Tell, claim_of, claims, idempotency_key
 from serve.errors import BackendUnavailable, IdempotencyKeyReused, InvalidRequest
+from tests.loop_clock import LoopClock
 
 KEY = Claim("key", "same", joins=True, lasting=True)
 FIRST = Claim("retry", "same", joins=False, lasting=False)
@@ -123,6 +127,37 @@ async def test_a_run_that_no_retry_comes_for_is_cancelled(monkeypatch: pytest.Mo
     assert await runs.answer(RETRY, work) == (b"answer 2", False)
 
 
+async def test_a_retry_that_leaves_has_a_grace_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runbook, "RETRY_GRACE_S", 30.0)
+    clock, work, runs = LoopClock(monkeypatch), Work(), book()
+
+    async def come_and_leave(claim: Claim) -> None:
+        task = asyncio.create_task(runs.answer(claim, work))
+        await clock.skip(0)
+        task.cancel()
+        await clock.skip(0)
+
+    await come_and_leave(FIRST)
+    await clock.skip(20)
+    await come_and_leave(RETRY)
+    await clock.skip(20)
+    assert (work.started, work.cancelled) == (1, 0)
+    await clock.skip(20)
+    assert (work.started, work.cancelled) == (1, 1)
+
+
+async def test_a_run_is_not_stopped_while_a_retry_waits_for_it(monkeypatch: pytest.MonkeyPatch):
+    clock, work, runs = LoopClock(monkeypatch), Work(), book()
+    first = asyncio.create_task(runs.answer(FIRST, work))
+    await clock.skip(0)
+    first.cancel()
+    await clock.skip(0)
+    retry = asyncio.create_task(runs.answer(RETRY, work))
+    await clock.skip(2 * runbook.RETRY_GRACE_S)
+    work.go.set()
+    assert await retry == (b"answer 1", True)
+
+
 async def test_the_answer_of_a_first_attempt_waits_a_while_for_its_retry(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runbook, "REJOIN_S", 0.1)
     work, runs = Work(), book()
@@ -201,6 +236,40 @@ async def test_answers_are_kept_for_their_lifetime_and_under_the_bound():
     assert await runs.answer(Claim("key 0", "same", joins=True, lasting=True), work) == (b"answer 4", False)
     await asyncio.sleep(0.15)
     assert await runs.answer(Claim("key 2", "same", joins=True, lasting=True), work) == (b"answer 5", False)
+
+
+async def test_an_answer_is_kept_no_longer_than_it_is_useful(monkeypatch: pytest.MonkeyPatch):
+    clock, work, runs = LoopClock(monkeypatch), Work(), book(lifetime_s=60.0)
+    work.go.set()
+    assert await runs.answer(KEY, work, useful_s=30.0) == (b"answer 1", False)
+    await clock.skip(20)
+    assert await runs.answer(KEY, work, useful_s=30.0) == (b"answer 1", True)
+    await clock.skip(20)
+    assert await runs.answer(KEY, work, useful_s=100.0) == (b"answer 2", False)
+    await clock.skip(70)
+    assert await runs.answer(KEY, work) == (b"answer 3", False)
+
+
+@dataclass(eq=False)
+class Picture:
+    """An answer of which the memory can be watched."""
+
+    bytes: int
+
+
+async def test_an_answer_beyond_the_bound_leaves_the_memory():
+    runs: RunBook[Picture, str] = RunBook(3600.0, 20, lambda picture: picture.bytes)
+    drawn: list[weakref.ref[Picture]] = []
+
+    async def draw() -> Picture:
+        picture = Picture(bytes=10)
+        drawn.append(weakref.ref(picture))
+        return picture
+
+    for number in range(5):
+        await runs.answer(Claim(f"key {number}", "same", joins=True, lasting=True), draw)
+    gc.collect()
+    assert [picture() is not None for picture in drawn] == [False, False, False, True, True]
 
 
 def test_a_request_claims_by_its_key_before_its_retries():

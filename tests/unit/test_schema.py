@@ -129,6 +129,11 @@ def test_a_prompt_is_counted_in_characters_and_not_in_bytes():
     assert code_and_param(body(prompt="🎨" * 32_001)) == ("invalid_value", "prompt")
 
 
+@pytest.mark.parametrize("field", ["user", "safety_identifier"])
+def test_whom_a_caller_works_for_is_told_in_up_to_512_characters(field: str):
+    assert getattr(parse(body(**{field: "🎨" * 512})), field) == "🎨" * 512
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "param"),
     [
@@ -184,6 +189,8 @@ def test_a_prompt_is_counted_in_characters_and_not_in_bytes():
         ({"priority": "urgent"}, "invalid_value", "priority"),
         ({"priority": 1}, "invalid_type", "priority"),
         ({"user": 7}, "invalid_type", "user"),
+        ({"user": "u" * 513}, "invalid_value", "user"),
+        ({"safety_identifier": "🎨" * 513}, "invalid_value", "safety_identifier"),
         ({"steps": 3}, "unknown_parameter", "steps"),
         ({"": 3}, "unknown_parameter", ""),
     ],
@@ -262,6 +269,12 @@ def test_a_prompt_may_consist_of_separators_alone():
             f'prompt is the string "{"x" * 40}…" (32,001 characters); it must be text of 1 to 32,000 characters',
         ),
         ({"size": "1x1"}, 'size is the string "1x1"; it must be one of "256x256", "512x512", "1024x1024", "auto"'),
+        (
+            {"user": "u" * 513},
+            f'user is the string "{"u" * 40}…" (513 characters); it must be text of at most 512 characters',
+        ),
+        ({"user": 7}, "user is the integer 7; it must be text of at most 512 characters"),
+        ({"model": ""}, 'model is the string ""; it must be text of at least 1 character'),
         ({"priority": 2}, 'priority is the integer 2; it must be one of "low", "normal", "high"'),
     ],
 )
@@ -311,8 +324,8 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "quality": st.sampled_from(["auto", "high", "", None]),
     "background": st.sampled_from(["auto", "opaque", "transparent", None]),
     "moderation": st.sampled_from(["auto", "low", None]),
-    "user": st.text(max_size=3),
-    "safety_identifier": st.text(max_size=3),
+    "user": st.text(max_size=3) | st.sampled_from(["u" * 512, "🎨" * 512, "u" * 513]),
+    "safety_identifier": st.text(max_size=3) | st.sampled_from(["u" * 512, "🎨" * 513]),
 }
 VALID: dict[str, st.SearchStrategy[Any]] = {
     "images": st.lists(st.text(max_size=3) | st.just({"image_url": "data:,"}), min_size=1, max_size=10),
