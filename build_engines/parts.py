@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from serve.backends import load_backend
-from serve.backends.base import Backend, Component, DeviceMemory
+from serve.backends.base import Backend, Build, Component, DeviceMemory
 from serve.backends.checks import DTYPES
 from serve.backends.memory import memory_of
 from serve.families import load_family
@@ -63,7 +64,7 @@ class _Watched:
     def check(self) -> None:
         self.backend.check()
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> Component:
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> Component:
         self.components[spec.name] = self.backend.load(spec, module, weights)
         return self.components[spec.name]
 
@@ -80,8 +81,8 @@ class _Collector:
         self.memory: DeviceMemory = memory_of(self.device)
         self.parts: dict[str, Part] = {}
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> "_Unloaded":
-        self.parts[spec.name] = Part(spec, module, weights)
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> "_Unloaded":
+        self.parts[spec.name] = Part(spec, partial(module, self.dtype), weights)
         return _Unloaded(spec)
 
     def close(self) -> None:

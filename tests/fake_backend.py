@@ -1,13 +1,13 @@
 """A small, real backend on the CPU: of either kind of batching, with memory figures that a test sets."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from serve.backends.base import DeviceMemory, device_faults
+from serve.backends.base import Build, DeviceMemory, device_faults
 from serve.backends.checks import Checks
 from serve.types import ComponentSpec
 
@@ -49,10 +49,8 @@ class FakeBackend:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
-    def load(
-        self, spec: ComponentSpec, module: Callable[[], torch.nn.Module], weights: Path | None = None
-    ) -> "FakeComponent":
-        return FakeComponent(spec, module(), self)
+    def load(self, spec: ComponentSpec, module: Build, weights: Path | None = None) -> "FakeComponent":
+        return FakeComponent(spec, module(self.dtype), self)
 
     def close(self) -> None:
         """All goes with the process."""

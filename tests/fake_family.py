@@ -204,7 +204,7 @@ class FakeFamily:
     def _loaded(
         self, name: ComponentName, spec: ComponentSpec, module: Callable[[], torch.nn.Module]
     ) -> WatchedComponent:
-        loaded = self.backend.load(spec, module, Path())
+        loaded = self.backend.load(spec, lambda _: module(), Path())
         return WatchedComponent(loaded, lambda rows: self._before_call(name, rows))
 
     def _before_call(self, component: ComponentName, rows: list[int]) -> None:

@@ -14,6 +14,11 @@ _CPU_ALLOCATOR = "DefaultCPUAllocator"
 """Begins what torch raises when the machine's memory is out, which has no class of its own."""
 
 
+Build = Callable[[torch.dtype], torch.nn.Module]
+"""Makes the reference torch module of a component, with weights of this type; its forward takes the inputs by name and
+returns one tensor, or a tuple in the order of the outputs."""
+
+
 class Component(Protocol):
     """One loaded neural component."""
 
@@ -64,10 +69,8 @@ class Backend(Protocol):
     batch_invariant: bool
     memory: DeviceMemory
 
-    def load(self, spec: ComponentSpec, module: Callable[[], torch.nn.Module], weights: Path) -> Component:
-        """Make `spec` ready to run. module: builds the reference torch module, called only where it is needed; its
-        forward takes the inputs by name and returns one tensor, or a tuple in the order of `spec.outputs`. weights: the
-        folder that the module is made from.
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> Component:
+        """Make `spec` ready to run. module: called only where it is needed. weights: the folder that it is made from.
 
         Raises ConfigurationError: the component cannot run as it is configured.
         """

@@ -1,13 +1,13 @@
 """Several executors as one: a component may run elsewhere, and in another precision, than the others of its model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from serve.backends.base import Backend, Component
+from serve.backends.base import Backend, Build, Component
 from serve.backends.checks import DTYPES, name_of
 from serve.types import ComponentSpec, DType, TensorSpec
 
@@ -32,12 +32,12 @@ class MixedBackend:
         for backend in (self._main, *self._others.values()):
             backend.check()
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> Component:
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> Component:
         backend = self._others.get(spec.name)
         if backend is None:
             return self._main.load(spec, module, weights)
         inner = with_precision(spec, name_of(self.dtype), name_of(backend.dtype))
-        return _Bridged(spec, backend.load(inner, lambda: module().to(backend.dtype), weights), backend.device)
+        return _Bridged(spec, backend.load(inner, module, weights), backend.device)
 
 
 class _Bridged:

@@ -1,14 +1,14 @@
 """Components as ONNX Runtime sessions on the CPU, over the ONNX graphs that `retouch build-engines` writes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from serve.backends.base import DeviceMemory
+from serve.backends.base import Build, DeviceMemory
 from serve.backends.checks import DTYPES, Checks
 from serve.backends.manifest import Engine
 from serve.backends.memory import memory_of
@@ -51,7 +51,7 @@ class OnnxRuntimeBackend:
     def check(self) -> None:
         """What runs in this process is there."""
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> "OnnxRuntimeComponent":
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> "OnnxRuntimeComponent":
         """module: is not called. Raises ConfigurationError: the engine is missing, stale or broken."""
         engine = Engine(self._repository, self._model, spec.name)
         engine.checked(BACKEND, self._precision, spec, weights)

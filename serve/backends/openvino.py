@@ -4,16 +4,16 @@ The precision is that of the arithmetic inside; tensors are float32 at the borde
 instructions for a precision, OpenVINO computes in float32.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import openvino
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from serve.backends.base import DeviceMemory
+from serve.backends.base import Build, DeviceMemory
 from serve.backends.checks import DTYPES, Checks
 from serve.backends.manifest import Engine
 from serve.backends.memory import memory_of
@@ -56,7 +56,7 @@ class OpenVinoBackend:
     def check(self) -> None:
         """What runs in this process is there."""
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> "OpenVinoComponent":
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> "OpenVinoComponent":
         """module: is not called. Raises ConfigurationError: the engine is missing, stale or broken."""
         engine = Engine(self._repository, self._model, spec.name)
         engine.checked(BACKEND, self._precision, spec, weights)

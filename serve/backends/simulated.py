@@ -11,16 +11,16 @@ that went the wrong way shows in the picture. Pictures are stripes; as PNG they 
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from serve.backends.base import DeviceMemory
+from serve.backends.base import Build, DeviceMemory
 from serve.backends.checks import DTYPES, Checks, shape_of
 from serve.backends.timing_table import TimingTable, load_table
 from serve.errors import ConfigurationError, DeviceOutOfMemory
@@ -68,9 +68,7 @@ class SimulatedBackend:
         torch.set_num_threads(model.threads or 1)
         return cls(model.simulated, model.precision)
 
-    def load(
-        self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path | None = None
-    ) -> "SimulatedComponent":
+    def load(self, spec: ComponentSpec, module: Build, weights: Path | None = None) -> "SimulatedComponent":
         """module: is not called, and weights not read. Raises ConfigurationError where the table has no timings of the
         component."""
         if not self._table.knows(spec.name):

@@ -1,15 +1,13 @@
 """TensorRT engines, run in this process by `tensorrt` or `tensorrt_rtx`, whichever is installed."""
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import torch
-from torch import nn
 
-from serve.backends.base import DeviceMemory, device_faults
+from serve.backends.base import Build, DeviceMemory, device_faults
 from serve.backends.checks import DTYPES
 from serve.backends.manifest import Engine
 from serve.backends.memory import memory_of
@@ -62,7 +60,7 @@ class TensorRtBackend:
     def check(self) -> None:
         """A fault of the device shows in a call."""
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> TensorRtComponent:
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> TensorRtComponent:
         """The weights are those of the plan; `module` is not called, and `weights` only compared with them."""
         engine = Engine(self._repository, self._model, spec.name)
         manifest = engine.checked(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from serve.backends import compiler
-from serve.backends.base import DeviceMemory, device_faults
+from serve.backends.base import Build, DeviceMemory, device_faults
 from serve.backends.checks import DTYPES, Checks
 from serve.backends.cuda_graphs import CudaGraphs, Run
 from serve.backends.memory import memory_of
@@ -60,15 +60,13 @@ class TorchBackend:
     def check(self) -> None:
         """A fault of the device shows in a call."""
 
-    def load(
-        self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path | None = None
-    ) -> "TorchComponent":
-        """Build the module, which comes in the precision that it runs at, and move it to the device.
+    def load(self, spec: ComponentSpec, module: Build, weights: Path | None = None) -> "TorchComponent":
+        """Build the module and move it to the device.
 
         Convolutions run channels-last: in float32 on a CPU they are far slower otherwise.
         """
         with device_faults(spec.name):
-            built = module().eval().requires_grad_(False)
+            built = module(self.dtype).eval().requires_grad_(False)
             built.to(device=self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             _align(built)
         run = _as_run(compiler.compiled(built) if self._compiled else built)

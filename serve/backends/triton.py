@@ -1,15 +1,15 @@
 """Components that a Triton Inference Server runs, out of the model repository that `retouch build-engines` writes."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from serve.backends.base import DeviceMemory
+from serve.backends.base import Build, DeviceMemory
 from serve.backends.checks import DTYPES, Checks
 from serve.backends.manifest import Engine, behind_triton, triton_name
 from serve.backends.memory import memory_of
@@ -58,7 +58,7 @@ class TritonBackend:
         torch.set_num_threads(model.threads or 1)
         return cls(model)
 
-    def load(self, spec: ComponentSpec, module: Callable[[], nn.Module], weights: Path) -> "TritonComponent":
+    def load(self, spec: ComponentSpec, module: Build, weights: Path) -> "TritonComponent":
         """module: is not called. The component takes no more rows than the server allows."""
         name = triton_name(self._model.id, spec.name)
         config = checked(self._model, spec, self._served.get(spec.name))

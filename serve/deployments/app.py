@@ -16,8 +16,7 @@ from typing import Any
 import ray
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions, RequestRouterConfig
-from ray.serve.exceptions import RayServeException
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from serve.deployments import heap, proxy
 from serve.deployments.autoscaling import autoscaling
@@ -156,17 +155,24 @@ def stop(within_s: float = 0.0) -> None:
 
 
 async def _drained(within_s: float) -> None:
-    """Once no edit is under way. Ray Serve would end first what their next steps need."""
+    """Once every replica that takes edits has said that none is under way: one that is silent may have some. Ray Serve
+    would end first what their next steps need."""
     until_s = time.monotonic() + within_s
-    try:
-        ingress = ray_serve.get_deployment_handle(INGRESS, APPLICATION)
-    except RayServeException:  # it never came up
-        return
-    while time.monotonic() < until_s:
-        heard = await ask_all(ingress, "drain")
-        if not sum(heard.answers) and not heard.silent:
+    while time.monotonic() < until_s and _takes_edits():
+        heard = await ask_all(ray_serve.get_deployment_handle(INGRESS, APPLICATION), "drain")
+        if heard.answers and not heard.silent and not any(heard.answers):
             return
         await asyncio.sleep(DRAIN_LOOK_S)
+
+
+def _takes_edits() -> bool:
+    """Not where the application is gone, or has never come up."""
+    application = ray_serve.status().applications.get(APPLICATION)
+    return (
+        application is not None
+        and application.status != ApplicationStatus.DEPLOY_FAILED
+        and INGRESS in application.deployments
+    )
 
 
 def _editor(model: ModelSettings, settings: Settings) -> ray_serve.Application:

@@ -26,7 +26,7 @@ class Heard:
 
 
 async def ask_all(deployment: DeploymentHandle[Any], method: str) -> Heard:
-    """The answers of the replicas that run; none of them where Ray does not know any."""
+    """The answers of the replicas that run; none of them where Ray does not know any, or does not say so in time."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             # `results_async` would give nothing at all where one replica is silent.

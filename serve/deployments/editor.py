@@ -12,7 +12,7 @@ from serve.deployments.autoscaling import LoadMeter, published
 from serve.deployments.calls import refusals_as_results
 from serve.deployments.drawing import drawing, drawn
 from serve.deployments.logs import adopt_serve_logging
-from serve.deployments.messages import Prepared
+from serve.deployments.messages import EditorState, Prepared
 from serve.deployments.tracing import Tracing
 from serve.engine.engine import EngineStats
 from serve.engine.load import load_engine
@@ -23,6 +23,8 @@ from serve.settings import ModelSettings
 from serve.types import EditResult
 
 STOP_S = 5.0
+CHECK_S = 1.5
+"""Within which an executor must answer; less than `ask_busy` waits, which is for the figures as well."""
 
 
 class Editor:
@@ -59,20 +61,16 @@ class Editor:
         except EditError as error:
             yield error
 
-    @refusals_as_results
-    async def ping(self) -> None:
-        """Raises BackendUnavailable where edits would fail. An executor that is away leaves the replica as it is."""
-        await asyncio.to_thread(self._engine.check)
-
     def stats(self) -> EngineStats:
         return self._engine.stats()
 
-    def record_routing_stats(self) -> EngineFigures:
-        """The stats by name: a process that was handed an `EngineStats` would load the engine, and PyTorch with it.
+    async def record_routing_stats(self) -> EditorState:
+        """It has Ray Serve's name for what a replica is asked past its requests: see `ask_busy`.
 
-        It has Ray Serve's name for what a replica is asked past its requests: see `ask_busy`.
+        The stats go by name: a process that was handed an `EngineStats` would load the engine, and PyTorch with it.
         """
-        return EngineFigures(ray_serve.get_replica_context().replica_tag, asdict(self.stats()))
+        figures = EngineFigures(ray_serve.get_replica_context().replica_tag, asdict(self.stats()))
+        return EditorState(figures, await self._ready())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for what the autoscaling goes by."""
@@ -88,6 +86,15 @@ class Editor:
         """Ray Serve awaits this once the replica's calls have ended, so the engine is idle."""
         await asyncio.to_thread(self._engine.drain, STOP_S)
         await self._tracing.close()
+
+    async def _ready(self) -> bool:
+        """An executor that is away leaves the replica as it is, which is then not ready."""
+        try:
+            async with asyncio.timeout(CHECK_S):
+                await asyncio.to_thread(self._engine.check)
+        except (BackendUnavailable, TimeoutError):
+            return False
+        return True
 
     async def _watched(self, prepared: Prepared, time_limit_s: float) -> AsyncGenerator[Event | EditResult]:
         loop, told = asyncio.get_running_loop(), asyncio.Queue[Event | None]()

@@ -29,8 +29,14 @@ class Engines:
 
     async def heard(self) -> Mapping[str, Heard]:
         """`EngineFigures` of the replicas that answer in time, by the id of their model."""
-        answers = await asyncio.gather(*(ask_busy(editor) for editor in self._editors.values()))
-        return dict(zip(self._editors, answers, strict=True))
+        told = await asyncio.gather(*(ask_busy(editor) for editor in self._editors.values()))
+        figures = (Heard([one.figures for one in heard.answers], heard.silent) for heard in told)
+        return dict(zip(self._editors, figures, strict=True))
+
+    async def ready(self, model: str) -> bool:
+        """Whether a replica of the model can edit, however much it has to do."""
+        heard = await ask_busy(self._editors[model])
+        return any(one.ready for one in heard.answers)
 
     async def longest_queue_s(self) -> float:
         """`longest_queue_s` of at most FRESH_S ago; however many ask for it, the engines are asked once."""

@@ -83,6 +83,10 @@ def _told_of(place: QueuePlace, *, replayed: bool) -> dict[str, str]:
     return queue | ({REPLAYED: "true"} if replayed else {})
 
 
+def _not_ready(name: str) -> BackendUnavailable:
+    return BackendUnavailable(f"{name} is not ready", retry_after_s=RESTART_S)
+
+
 # Ray copies `api` here, so its handlers see only the names that are defined above.
 @ray_serve.ingress(api)  # pyright: ignore[reportUntypedClassDecorator]
 class Ingress:
@@ -117,8 +121,8 @@ class Ingress:
         self._codec = codec
         self._editors = Editors(editors)
         self._runs = runs
-        steady = {model.id: editors[model.id] for model in settings.models if model.replicas.min}
-        self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {}), **steady}
+        self._needed = {"codec": codec, "runs": runs, **({"quotas": quotas} if quotas else {})}
+        self._steady = tuple(model.id for model in settings.models if model.replicas.min)
         self._edits = Edits(codec, self._editors)
         self._watching = Watching(codec, self._editors)
         self._door = Door(settings.auth, quotas)
@@ -235,7 +239,10 @@ class Ingress:
                 async with asyncio.timeout(READY_TIMEOUT_S):
                     await answered(deployment.ping.remote())
             except (EditError, TimeoutError):
-                raise BackendUnavailable(f"{name} is not ready", retry_after_s=RESTART_S) from None
+                raise _not_ready(name) from None
+        for model in self._steady:
+            if not await self._engines.ready(model):
+                raise _not_ready(model)
         return {"status": "ready"}
 
     @api.get("/metrics", response_class=Response, responses=METRICS_ANSWERS)

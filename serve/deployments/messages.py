@@ -9,6 +9,7 @@ receiver has seen them (ray-project/ray#58080).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serve.metrics import EngineFigures
 from serve.prepare import PreparedEdit
 from serve.types import Progress, QueuePlace
 
@@ -75,3 +76,11 @@ class Answer:
     body: bytes
     timings_ms: Mapping[str, float]
     place: QueuePlace
+
+
+@dataclass(frozen=True, slots=True)
+class EditorState:
+    """What a replica with an engine says of itself. ready: whether edits would not fail now."""
+
+    figures: EngineFigures
+    ready: bool

@@ -84,8 +84,8 @@ class FluxKontext:
         self._rotary_of = lru_cache(ROTARIES)(self._make_rotary)
 
         def load(spec: ComponentSpec, module: Any, model: Any, subfolder: str) -> Component:
-            def build() -> torch.nn.Module:
-                return module(load_weights(model, folder, subfolder, backend.dtype))
+            def build(dtype: torch.dtype) -> torch.nn.Module:
+                return module(load_weights(model, folder, subfolder, dtype))
 
             return backend.load(spec, build, Path(folder) / subfolder)
 

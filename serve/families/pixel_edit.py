@@ -61,13 +61,13 @@ class PixelEdit:
         self._tokenizer = load_tokenizer(transformers.AutoTokenizer, folder, "tokenizer")
         self._shift = Shift.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
 
-        def text_encoder() -> torch.nn.Module:
-            encoder = load_weights(text_encoder_class, folder, "text_encoder", backend.dtype)
+        def text_encoder(dtype: torch.dtype) -> torch.nn.Module:
+            encoder = load_weights(text_encoder_class, folder, "text_encoder", dtype)
             _check_width(encoder.config.hidden_size, config["text_dim"], folder)
             return _HiddenStates(encoder)
 
-        def denoiser() -> torch.nn.Module:
-            return load_weights(PixelEditUNet, folder, "denoiser", backend.dtype)
+        def denoiser(dtype: torch.dtype) -> torch.nn.Module:
+            return load_weights(PixelEditUNet, folder, "denoiser", dtype)
 
         self._text_encoder = backend.load(
             _text_encoder_spec(config, precision, len(self._tokenizer)), text_encoder, folder / "text_encoder"

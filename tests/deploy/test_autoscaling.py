@@ -87,6 +87,7 @@ def test_replicas_come_with_work_and_go_with_it_and_no_edit_is_lost(url: str, pi
     with ThreadPoolExecutor(24) as threads:
         edits = [threads.submit(edit, url, model="pool", num_inference_steps=40, seed=seed) for seed in range(24)]
         eventually(lambda: FULL in rows_of_replicas(url), PATIENCE_S, POLL_S)
+        assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200, "it is busy, and can edit"
         eventually(has(3, "editor-pool", pid), PATIENCE_S, POLL_S)
         assert {one.result() for one in edits} == {200}
     eventually(has(1, "editor-pool", pid), PATIENCE_S, POLL_S)

@@ -67,7 +67,7 @@ class Built:
 
     def load(self, *, cuda_graphs: bool = True) -> TensorRtComponent:
         backend = TensorRtBackend(self.repository, "m", "cuda:0", self.precision, cuda_graphs=cuda_graphs)
-        return backend.load(spec_of(self.precision), Mixer, self.weights)
+        return backend.load(spec_of(self.precision), lambda _: Mixer(), self.weights)
 
     def inputs(self, seed: int, batch: int, length: int) -> dict[str, Tensor]:
         generator = torch.Generator(CUDA).manual_seed(seed)

@@ -53,7 +53,7 @@ class Waiting(Mixer):
 
 def loaded(module: type[nn.Module], *, cuda_graphs: bool = True, compiled: bool = False) -> TorchComponent:
     backend = TorchBackend("cuda:0", "bfloat16", threads=1, cuda_graphs=cuda_graphs, compiled=compiled)
-    return backend.load(SPEC, module)
+    return backend.load(SPEC, lambda _: module())
 
 
 def inputs(seed: int, side: int = 32, batch: int = 2) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ def test_a_replayed_call_makes_the_host_wait_for_nothing():
 def test_answers_stay_what_they_were_whatever_runs_next():
     eager = loaded(Mixer, cuda_graphs=False)
     backend = TorchBackend("cuda:0", "bfloat16", threads=1)
-    first, second = backend.load(SPEC, Mixer), backend.load(SPEC, Mixer)
+    first, second = (backend.load(SPEC, lambda _: Mixer()) for _ in range(2))
     for component in (first, second):
         for side in (32, 16):
             component(inputs(0, side))

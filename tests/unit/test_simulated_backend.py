@@ -62,7 +62,7 @@ def component(name: str) -> SimulatedComponent:
     return SimulatedBackend(NO_TIME, "bfloat16").load(SPECS[name], unbuilt)
 
 
-def unbuilt() -> NoReturn:
+def unbuilt(_: torch.dtype) -> NoReturn:
     raise AssertionError("no module is built")
 
 

@@ -49,7 +49,7 @@ def backend() -> TorchBackend:
 
 @pytest.fixture
 def mixer(backend: TorchBackend) -> TorchComponent:
-    return backend.load(SPEC, Mixer)
+    return backend.load(SPEC, lambda _: Mixer())
 
 
 class Mixer(nn.Module):
@@ -123,7 +123,7 @@ def test_weights_at_odd_addresses_are_moved_to_aligned_ones(backend: TorchBacken
     module = Odd()
     assert module.weight.data_ptr() % 64
 
-    backend.load(SPEC, lambda: module)
+    backend.load(SPEC, lambda _: module)
 
     tensors = [module.weight, module.get_buffer("offset")]
     assert [tensor.data_ptr() % 64 for tensor in tensors] == [0, 0]
@@ -134,7 +134,7 @@ def test_a_weight_that_two_layers_share_stays_shared(backend: TorchBackend):
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight
 
-    backend.load(SPEC, lambda: nn.Sequential(first, second))
+    backend.load(SPEC, lambda _: nn.Sequential(first, second))
 
     assert second.weight is first.weight
 
@@ -142,7 +142,7 @@ def test_a_weight_that_two_layers_share_stays_shared(backend: TorchBackend):
 def test_convolutions_run_channels_last(backend: TorchBackend):
     module = Mixer()
 
-    backend.load(SPEC, lambda: module)
+    backend.load(SPEC, lambda _: module)
 
     assert module.convolution.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -189,7 +189,7 @@ def test_a_missing_tensor_is_named(mixer: TorchComponent):
 def test_a_failing_device_is_named_by_whether_it_can_recover(
     backend: TorchBackend, error: Exception, named: type[EditError], message: str
 ):
-    component = backend.load(SPEC, lambda: Failing(error))
+    component = backend.load(SPEC, lambda _: Failing(error))
 
     with pytest.raises(BackendUnavailable) as raised:
         component(_inputs())
@@ -199,7 +199,7 @@ def test_a_failing_device_is_named_by_whether_it_can_recover(
 
 
 def test_a_machine_without_the_memory_for_a_call_says_so(backend: TorchBackend):
-    component = backend.load(SPEC, Hungry)
+    component = backend.load(SPEC, lambda _: Hungry())
 
     with pytest.raises(DeviceOutOfMemory, match="mixer ran out of device memory; try again"):
         component(_inputs())
@@ -207,11 +207,11 @@ def test_a_machine_without_the_memory_for_a_call_says_so(backend: TorchBackend):
 
 def test_a_machine_without_the_memory_for_the_weights_says_so(backend: TorchBackend):
     with pytest.raises(DeviceOutOfMemory, match="mixer ran out of device memory"):
-        backend.load(SPEC, lambda: nn.Linear(2**25, 2**25))
+        backend.load(SPEC, lambda _: nn.Linear(2**25, 2**25))
 
 
 def test_a_device_that_is_too_small_for_the_weights_says_so(backend: TorchBackend):
-    def build() -> nn.Module:
+    def build(_: torch.dtype) -> nn.Module:
         raise torch.OutOfMemoryError("2 GiB")
 
     with pytest.raises(BackendUnavailable, match="mixer ran out of device memory"):
@@ -219,7 +219,7 @@ def test_a_device_that_is_too_small_for_the_weights_says_so(backend: TorchBacken
 
 
 def test_a_bug_in_a_module_is_not_called_unavailable(backend: TorchBackend):
-    component = backend.load(SPEC, lambda: Failing(RuntimeError("shapes cannot be multiplied")))
+    component = backend.load(SPEC, lambda _: Failing(RuntimeError("shapes cannot be multiplied")))
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         component(_inputs())
@@ -227,13 +227,13 @@ def test_a_bug_in_a_module_is_not_called_unavailable(backend: TorchBackend):
 
 @pytest.mark.parametrize(("ratio", "plus"), [(Fraction(1, 2), 0), (Fraction(1, 4), 2)])
 def test_an_axis_of_the_answer_follows_from_one_of_the_inputs(backend: TorchBackend, ratio: Fraction, plus: int):
-    component = backend.load(pooling(ratio, plus), Pooling)
+    component = backend.load(pooling(ratio, plus), lambda _: Pooling())
 
     assert component({"picture": torch.zeros(1, 3, 8, 8)})["pooled"].shape == (1, 3, 4, 4)
 
 
 def test_an_answer_of_another_shape_than_declared_is_our_own_bug(backend: TorchBackend):
-    component = backend.load(pooling(Fraction(1, 4), 0), Pooling)
+    component = backend.load(pooling(Fraction(1, 4), 0), lambda _: Pooling())
 
     with pytest.raises(
         RuntimeError, match=r"pooling answered pooled of shape \(1, 3, 4, 4\); declared is \(1, 3, 2, 2\)"
@@ -249,7 +249,7 @@ def test_an_answer_of_another_shape_than_declared_is_our_own_bug(backend: TorchB
     ],
 )
 def test_an_axis_that_cannot_follow_from_the_inputs_is_named(backend: TorchBackend, side: int, message: str):
-    component = backend.load(pooling(Fraction(1, 2), 0), Pooling)
+    component = backend.load(pooling(Fraction(1, 2), 0), lambda _: Pooling())
 
     with pytest.raises(ValueError, match=message):
         component({"picture": torch.zeros(1, 3, side, side)})
@@ -275,8 +275,8 @@ def test_a_compiled_component_answers_what_the_eager_one_does(mixer: TorchCompon
     """Fused kernels round in another order: some bits of the last of 24."""
     backend = load_backend(ModelSettings(id="m", family="flux_kontext", weights="w", compile=True, threads=1))
 
-    compiled = backend.load(SPEC, lambda: _seeded(Mixer), Path())
-    expected = TorchBackend("cpu", "float32", threads=1).load(SPEC, lambda: _seeded(Mixer))
+    compiled = backend.load(SPEC, lambda _: _seeded(Mixer), Path())
+    expected = TorchBackend("cpu", "float32", threads=1).load(SPEC, lambda _: _seeded(Mixer))
 
     assert backend.name.startswith("torch, compiled, ")
     assert torch.allclose(compiled(_inputs())["mixed"], expected(_inputs())["mixed"], rtol=1e-5, atol=1e-5)
