@@ -105,7 +105,7 @@ class EditStage:
 
 
 def how_much_is_seen(transform: BlockTransform) -> Tensor:
-    """(LATENT_CHANNELS,), 1 in the mean: what a channel's error counts, halfway between all alike and as pixels show it.
+    """(LATENT_CHANNELS,), 1 in the mean: what an error of a channel counts, between all alike and as pixels show it.
 
     Light and dark are one channel of 32, and most of what is seen.
     """

@@ -7,6 +7,12 @@ from typing import Any
 MAX_KEYS = 256
 """Keys remembered, those of the last measurements: sizes that follow the source make many."""
 
+NEWEST = 0.2
+"""Weight of the newest measurement in what is learned: about the last ten count."""
+
+OUTLIER = 2.0
+"""How far the newest measurement may be from what is believed: beyond it one of the two is an accident."""
+
 
 class Curves:
     """One value, such as seconds, over the passes of a call and the tokens of a pass.
@@ -18,16 +24,36 @@ class Curves:
     def __init__(self) -> None:
         self._points: dict[Hashable, dict[int, float]] = {}
         self._tokens: dict[Hashable, int] = {}
+        self._newest: dict[tuple[Hashable, int], float] = {}
 
-    def measured(self, key: Hashable, tokens: int, passes: int, value: float, weight: float = 1.0) -> None:
-        """weight: of this measurement against those before it at the same place."""
+    def measured(self, key: Hashable, tokens: int, passes: int, value: float) -> None:
+        """Believed as it is, whatever was before it at the same place."""
         points = self._points.pop(key, {})
-        points[passes] = points[passes] + weight * (value - points[passes]) if passes in points else value
+        points[passes] = value
         self._points[key] = points
         self._tokens[key] = tokens
         if len(self._points) > MAX_KEYS:
             oldest = next(iter(self._points))
             del self._points[oldest], self._tokens[oldest]
+
+    def learned(self, key: Hashable, tokens: int, passes: int, value: float) -> None:
+        """What work that was run has cost, weighed against what is believed at that place.
+
+        Work is slow by accident, as where something is compiled first, but never quick by accident. So nothing is
+        believed before the second measurement, of which the lower counts; later a much higher one counts in full where
+        the one before it was as high, and a much lower one at once.
+        """
+        before = self._newest.pop((key, passes), None)
+        self._newest[key, passes] = value
+        if len(self._newest) > MAX_KEYS:
+            del self._newest[next(iter(self._newest))]
+        believed = self._points.get(key, {}).get(passes)
+        if believed is not None:
+            newest = min(value, max(before or 0.0, OUTLIER * believed))
+            believed = min(believed, OUTLIER * value)
+            self.measured(key, tokens, passes, believed + NEWEST * (newest - believed))
+        elif before is not None:
+            self.measured(key, tokens, passes, min(value, before))
 
     def at(self, key: Hashable, tokens: int, passes: int) -> float | None:
         """The value for that key, whose passes have so many tokens; None before any measurement."""

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, field
 
-from serve.engine.encoder import Encodings
+from serve.engine.encoder import Encodings, Parts
 from serve.engine.trail import Trail
 from serve.engine.watch import Event, Watch
 from serve.errors import EditError, InternalError
@@ -29,10 +29,10 @@ class Encoded:
 class Edit:
     """rows: ids of the job's rows, one a seed. plan: of each of them. place: where it stood when it came.
 
-    deadline_s: when it must have ended, as `time.monotonic`. encoded: None until its rows can begin. The future stays
-    pending until its end, so that its holder can cancel it at any time. `succeed`, `fail` or `confirm_cancelled` is
-    called once, by whoever took the edit out of the engine. watch: told what happens on the way; None: nobody listens.
-    trail: keeps when that was; None: nobody reads it.
+    deadline_s: when it must have ended, as `time.monotonic`. parts: None until its turn to be encoded comes. encoded:
+    None until its rows can begin. The future stays pending until its end, so that its holder can cancel it at any time.
+    `succeed`, `fail` or `confirm_cancelled` is called once, by whoever took the edit out of the engine. watch: told
+    what happens on the way; None: nobody listens. trail: keeps when that was; None: nobody reads it.
     """
 
     job: EditJob
@@ -42,6 +42,7 @@ class Edit:
     submitted_s: float
     deadline_s: float = math.inf
     future: Future[EditResult] = field(default_factory=Future)
+    parts: Parts | None = None
     encoded: Encoded | None = None
     watch: Watch | None = None
     trail: Trail | None = None

@@ -35,9 +35,10 @@ class Encodings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """What a job needs encoded, by content."""
+class Parts:
+    """What a job needs encoded, by content, for which its pictures were read: once is enough."""
 
+    job: EditJob
     prompts: tuple[str, ...]
     pictures: tuple[tuple[Hashable, Pixels], ...]
 
@@ -55,29 +56,27 @@ class Encoder:
     def used_bytes(self) -> int:
         return self.texts.used_bytes + self.images.used_bytes
 
-    def keeps(self, job: EditJob) -> bool:
+    def parts(self, job: EditJob) -> Parts:
+        pictures = tuple((_content(pixels), pixels) for pixels in (job.canvas, *job.references))
+        return Parts(job, self._family.text_prompts(job), pictures)
+
+    def keeps(self, parts: Parts) -> bool:
         """Whether nothing of the job is left to encode."""
-        parts = self._parts(job)
         return all(prompt in self.texts for prompt in parts.prompts) and all(
             k in self.images for k, _ in parts.pictures
         )
 
-    def encode(self, jobs: Sequence[EditJob], most: float = math.inf) -> list[Encodings | Exception]:
-        """For each job its encodings, or why there are none. What several need is encoded once. most: texts or pictures
-        of a call.
+    def encode(self, wanted: Sequence[Parts], most: float = math.inf) -> list[Encodings | Exception]:
+        """For each of the jobs its encodings, or why there are none. What several need is encoded once. most: texts or
+        pictures of a call.
 
         Raises BackendLost, as `Runner.run` does.
         """
-        wanted = [self._parts(job) for job in jobs]
         prompts = {prompt: prompt for parts in wanted for prompt in parts.prompts}
         pictures = {key: pixels for parts in wanted for key, pixels in parts.pictures}
         texts = self._fetch(self.texts, prompts, self._family.encode_text, _text_bytes, most)
         images = self._fetch(self.images, pictures, self._family.encode_image, lambda tensor: tensor.nbytes, most)
-        return [self._encodings(job, parts, texts, images) for job, parts in zip(jobs, wanted, strict=True)]
-
-    def _parts(self, job: EditJob) -> _Parts:
-        pictures = tuple((_content(pixels), pixels) for pixels in (job.canvas, *job.references))
-        return _Parts(self._family.text_prompts(job), pictures)
+        return [self._encodings(parts, texts, images) for parts in wanted]
 
     def _fetch(
         self,
@@ -104,8 +103,7 @@ class Encoder:
 
     def _encodings(
         self,
-        job: EditJob,
-        parts: _Parts,
+        parts: Parts,
         texts: Mapping[Hashable, TextEncoding | Exception],
         images: Mapping[Hashable, torch.Tensor | Exception],
     ) -> Encodings | Exception:
@@ -116,11 +114,11 @@ class Encoder:
             return failure
         text = tuple(one for one in read if isinstance(one, TextEncoding))
         image = tuple(one for one in seen if isinstance(one, torch.Tensor))
-        prompt = text[parts.prompts.index(job.prompt)]
+        prompt = text[parts.prompts.index(parts.job.prompt)]
         usage = Usage(
             text_tokens=prompt.tokens,
             image_tokens=self._family.tokens(image),
-            output_tokens=self._family.tokens(image[:1]) * len(job.seeds),
+            output_tokens=self._family.tokens(image[:1]) * len(parts.job.seeds),
         )
         return Encodings(text, image, usage, revised_prompt=prompt.cut_to)
 

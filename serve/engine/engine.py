@@ -20,7 +20,7 @@ from serve.engine.encoder import Encoder
 from serve.engine.ledger import Ledger
 from serve.engine.loop import Loop
 from serve.engine.memory import Room
-from serve.engine.policy import IDLE_DOUBT, Row, Scheduler
+from serve.engine.policy import Row, Scheduler
 from serve.engine.profile import Profile
 from serve.engine.runner import Runner
 from serve.engine.scheduler import StepScheduler
@@ -36,6 +36,13 @@ log = logging.getLogger(__name__)
 
 RESIDENT_BATCHES = 4
 """Rows held in memory, in full batches: room for short jobs to overtake and for other keys to keep their place."""
+
+IDLE_DOUBT = 2.0
+"""How far the estimate of a job that finds the engine idle must pass its limit for the job to be refused."""
+
+TRIAL_EVERY_S = 60.0
+"""After so long an idle engine tries a job that it would refuse: where an estimate is wrong, only work that is run can
+tell. More often, clients that ask for what is really too much would wait in vain for what could be said at once."""
 
 
 class _Phase(Enum):
@@ -137,6 +144,8 @@ class Engine:
         self._phase = _Phase.NEW
         self._failure: str | None = None
         self._turn_began_s = math.inf
+        self._tried_s = time.monotonic()
+        self._steps_before_trial = -1
         self._log = StepLog(options.step_log)
 
     def start(self) -> None:
@@ -175,7 +184,7 @@ class Engine:
             rows = self._ledger.rows_of(job, plan, now_s, now_s + (math.inf if time_limit_s is None else time_limit_s))
             self._refuse_overload(rows)
             place = self._forecast(rows, plan, now_s)
-            self._refuse_too_late(place, time_limit_s)
+            self._refuse_too_late(place, time_limit_s, now_s)
             edit = self._ledger.enqueue(job, plan, rows, place)
             edit.watch, edit.trail = watch, trail
             if trail is not None:
@@ -275,13 +284,22 @@ class Engine:
         if waiting and waiting + len(rows) > most:
             self._refuse(f"{waiting} images wait and {len(rows)} more were asked for; at most {most} may wait")
 
-    def _refuse_too_late(self, place: QueuePlace, time_limit_s: float | None) -> None:
+    def _refuse_too_late(self, place: QueuePlace, time_limit_s: float | None, now_s: float) -> None:
         doubt = 1.0 if self._ledger else IDLE_DOUBT
-        if time_limit_s is not None and place.seconds > doubt * time_limit_s:
+        if time_limit_s is not None and place.seconds > doubt * time_limit_s and not self._on_trial(now_s):
             self._refuse(
                 f"the edit would take about {place.seconds:.1f} s, its wait included; the request allows "
                 f"{time_limit_s:.1f} s"
             )
+
+    def _on_trial(self, now_s: float) -> bool:
+        """Whether to take a job against its estimate. A trial that ended before a step could tell is none."""
+        steps = self._ledger.counters.steps
+        due = now_s - self._tried_s >= TRIAL_EVERY_S or steps == self._steps_before_trial
+        if self._ledger or not due:
+            return False
+        self._tried_s, self._steps_before_trial = now_s, steps
+        return True
 
     def _refuse(self, message: str) -> None:
         self._ledger.counters.refused_jobs += 1

@@ -147,7 +147,7 @@ class Ledger:
     def next_finished(self, most: int) -> list[Finished]:
         """Rows to decode together, at most so many: the one that finished first, and others of its key.
 
-        Those whose job has ended meanwhile are passed over.
+        Their samples are the caller's from now on. Those whose job has ended meanwhile are passed over.
         """
         first = self.first_finished()
         if first is None:
@@ -156,7 +156,7 @@ class Ledger:
         alike = [row for row in self._finished if row in self._edits and self._edits[row].plan.key == key][:most]
         for row in alike:
             self._finished.remove(row)
-        return [Finished(row, self._edits[row], self._samples[row]) for row in alike]
+        return [Finished(row, self._edits[row], self._samples.pop(row)) for row in alike]
 
     def hopeless(self, now_s: float) -> list[Edit]:
         """Drop the edits that can no longer end in their time."""

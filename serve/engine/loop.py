@@ -15,10 +15,10 @@ from threading import Condition
 from serve.engine.costs import DeviceCosts
 from serve.engine.curves import Curves
 from serve.engine.edit import Edit, Encoded
-from serve.engine.encoder import Encoder
+from serve.engine.encoder import Encoder, Parts
 from serve.engine.faults import contained
 from serve.engine.ledger import Finished, Ledger, Step
-from serve.engine.profile import NEWEST, Profile
+from serve.engine.profile import Profile
 from serve.engine.runner import Runner, RunnerCounters
 from serve.engine.steplog import StepLine, StepLog
 from serve.engine.trail import Period
@@ -115,16 +115,19 @@ class Loop:
 
     def _encode(self, edits: Sequence[Edit]) -> None:
         """At least one of them, together with as many more as are expected to fit the time. All are of one key."""
-        kept = [edit for edit in edits if self.encoder.keeps(edit.job)]
+        began_s = time.monotonic()
+        kept = [edit for edit in edits if self.encoder.keeps(self._parts(edit))]
+        read_s = time.monotonic() - began_s
         new = [edit for edit in edits if edit not in kept]
         new = new[: self._affordable(self.profile.encode_s, new)]
+        self._aside.spent_s += read_s
         edits = [*kept, *new]
         if not edits:
             return
         with self.changed:
             most = self.ledger.room.encoded_together(edits[0].plan.key)
         started_s = time.monotonic()
-        answers = self.encoder.encode([edit.job for edit in edits], most)
+        answers = self.encoder.encode([self._parts(edit) for edit in edits], most)
         ended_s = time.monotonic()
         for edit, answer in zip(edits, answers, strict=True):
             if edit.trail is not None:
@@ -135,9 +138,15 @@ class Loop:
                 edit.encoded = Encoded(answer, started_s, ended_s)
         if new:
             self._aside.encodes += len(new)
-            self._spent(self.profile.encode_s, new, ended_s - started_s)
+            self._spent(self.profile.encode_s, new, answers, ended_s - started_s)
             with self.changed:
                 self.ledger.counters.encode_s += ended_s - started_s
+
+    def _parts(self, edit: Edit) -> Parts:
+        """Its pictures are read once, however many turns it waits for its encoding."""
+        if edit.parts is None:
+            edit.parts = self.encoder.parts(edit.job)
+        return edit.parts
 
     def _begin(self, row: int, sample: Sample) -> None:
         with self.changed:
@@ -156,7 +165,7 @@ class Loop:
         at, started_s = time.time(), time.monotonic()
         failures = self.runner.run([self.family.step(sample) for sample in step.samples], step.batch.rows)
         ended_s = time.monotonic()
-        self._account(step, started_s, ended_s, self.runner.counters.out_of_memory > before.out_of_memory)
+        self._account(step, failures, started_s, ended_s, self.runner.counters.out_of_memory > before.out_of_memory)
         _keep(step, (started_s, ended_s))
         for edit, failure in zip(step.edits, failures, strict=True):
             if failure is not None:
@@ -192,12 +201,12 @@ class Loop:
             if not isinstance(pixels, Exception):
                 one.edit.tell(Preview(one.image, one.index, pixels))
 
-    def _account(self, step: Step, started_s: float, ended_s: float, ran_out: bool) -> None:
+    def _account(self, step: Step, failures: Sequence[object], started_s: float, ended_s: float, ran_out: bool) -> None:
         with self.changed:
             self.ledger.advance(step, started_s, ended_s)
             if ran_out:
                 self.ledger.room.ran_out(step.batch.key, step.batch.passes)
-            else:
+            elif not any(failures):
                 self.profile.stepped(step.batch.key, step.batch.passes, ended_s - started_s)
             self.costs.refresh()
 
@@ -242,7 +251,7 @@ class Loop:
         pictures = self.runner.run([self.family.decode(one.sample) for one in finished])
         seconds = time.monotonic() - started_s
         self._aside.decodes += len(finished)
-        self._spent(self.profile.decode_s, [one.edit for one in finished], seconds)
+        self._spent(self.profile.decode_s, [one.edit for one in finished], pictures, seconds)
         with self.changed:
             self.ledger.counters.decode_s += seconds
         for one, picture in zip(finished, pictures, strict=True):
@@ -264,14 +273,14 @@ class Loop:
             count += 1
         return count
 
-    def _spent(self, seconds: Curves, edits: Sequence[Edit], spent_s: float) -> None:
-        """Charge the keys, and learn what one such row takes."""
+    def _spent(self, seconds: Curves, edits: Sequence[Edit], answers: Sequence[object], spent_s: float) -> None:
+        """Charge the edits' key, and learn what one such row takes; of a failure, which may be quick, nothing."""
         self._aside.spent_s += spent_s
+        plan = edits[0].plan
         with self.changed:
-            for edit in edits:
-                plan = edit.plan
-                seconds.measured(plan.key, plan.tokens, 1, spent_s / len(edits), NEWEST)
-                self.ledger.scheduler.charge(plan.key, spent_s / len(edits))
+            self.ledger.scheduler.charge(plan.key, spent_s)
+            if not any(isinstance(answer, Exception) for answer in answers):
+                seconds.learned(plan.key, plan.tokens, 1, spent_s / len(edits))
 
     def _deliver(self, edit: Edit, row: int, pixels: Pixels, decoding_s: float) -> None:
         with self.changed:

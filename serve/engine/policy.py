@@ -7,10 +7,6 @@ from typing import Protocol
 
 from serve.types import Priority
 
-IDLE_DOUBT = 2.0
-"""How far the estimate of a job that has the device to itself must pass its deadline for the job not to be run: where
-the device was measured on a bad day, only work that is run can tell that it has become quicker."""
-
 
 class Costs(Protocol):
     """What the scheduler needs to know of the device."""
@@ -93,7 +89,8 @@ class Scheduler(Protocol):
         ...
 
     def hopeless(self, now_s: float) -> list[int]:
-        """Rows that could not make their deadline if nothing stood before them; in doubt, not those of an only job."""
+        """Rows that could not make their deadline if nothing stood before them. An only job is not given up for an
+        estimate: where that is wrong, nothing but the work itself can tell."""
         ...
 
     def queued_s(self) -> float:

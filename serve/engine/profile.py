@@ -15,9 +15,6 @@ KNEE_SHARE = 0.97
 """Of the best throughput: the smallest batch that reaches it is the largest worth running, since each step of a larger
 one takes longer for next to nothing."""
 
-NEWEST = 0.2
-"""Weight of the newest step: about the last ten count, so that a slow one is soon forgotten."""
-
 KNEE_REFRESH = 32
 """Steps of a key after which its knee is looked for again."""
 
@@ -62,10 +59,10 @@ class Profile:
 
     def stepped(self, key: Hashable, passes: int, seconds: float) -> None:
         """A step with so many passes took so long."""
-        self.seconds.measured(key, self.tokens(key), self._called(passes), seconds, NEWEST)
+        self.seconds.learned(key, self.tokens(key), self._called(passes), seconds)
 
     def step_s(self, key: Hashable, passes: int) -> float:
-        """Seconds of a step; 0 before any was measured."""
+        """Seconds of a step; 0 as long as nothing is known of any."""
         return self.seconds.at(key, self.tokens(key), self._called(passes)) or 0.0
 
     def knee(self, key: Hashable) -> int:

@@ -40,7 +40,7 @@ class Turns:
         """The key whose turn it is."""
         if len(self._keys) == 1:
             return self._keys[0]
-        if max(self._credit_s.values()) <= 0:
+        while max(self._credit_s.values()) <= 0:
             self._grant()
         while self._credit_s[self._keys[0]] <= 0:
             self._keys.rotate(-1)
@@ -61,7 +61,7 @@ class Turns:
             self._keys.rotate(-1)
 
     def _grant(self) -> None:
-        """As many rounds at once as it takes until a key has credit."""
+        """As many rounds at once as it takes until a key has credit, but for rounding, which can leave it none."""
         quantum_s = max(LEAST_QUANTUM_S, min(self._step_s.values()))
         rounds = math.floor(-max(self._credit_s.values()) / quantum_s) + 1
         for key in self._keys:

@@ -6,7 +6,7 @@ nothing joins or leaves on the way.
 
 from collections.abc import Callable, Hashable, Sequence
 
-from serve.engine.policy import IDLE_DOUBT, Batch, Costs, Row
+from serve.engine.policy import Batch, Costs, Row
 
 
 def equal_parameters(row: Row) -> Hashable:
@@ -76,8 +76,8 @@ class WholeRequests:
 
     def hopeless(self, now_s: float) -> list[int]:
         rows = (*self._waiting.values(), *self._running.values())
-        doubt = IDLE_DOUBT if len({row.job for row in rows}) == 1 else 1.0
-        return [row.id for row in rows if now_s + self._run_s(row) / doubt > row.deadline_s]
+        alone = len({row.job for row in rows}) == 1
+        return [row.id for row in rows if now_s + (0.0 if alone else self._run_s(row)) > row.deadline_s]
 
     def queued_s(self) -> float:
         """As if nothing could share a batch, which is what can be promised."""

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from serve.engine.curves import MAX_KEYS, Curves
+from serve.engine.curves import MAX_KEYS, NEWEST, OUTLIER, Curves
 from tests.simulation import H200_512PX
 
 counts = st.integers(1, 64)
@@ -67,18 +67,51 @@ def test_of_equally_near_keys_the_one_measured_at_more_sizes_is_followed():
     assert known.at("new", 100, 8) == pytest.approx(2.0)
 
 
-def test_a_measurement_at_the_same_place_counts_by_its_weight():
+def learned(known: Curves, *values: float, passes: int = 1) -> float | None:
+    for value in values:
+        known.learned("t100", 100, passes, value)
+    return known.at("t100", 100, passes)
+
+
+def test_a_measurement_counts_in_full_whatever_was_known():
     known = curves(t100={1: 1.0})
-    known.measured("t100", 100, 1, 2.0, weight=0.2)
-    assert known.at("t100", 100, 1) == pytest.approx(1.2)
     known.measured("t100", 100, 1, 5.0)
     assert known.at("t100", 100, 1) == pytest.approx(5.0)
 
 
-def test_the_first_measurement_at_a_place_counts_in_full():
+def test_what_is_learned_counts_by_its_weight():
+    assert learned(curves(t100={1: 1.0}), 1.5) == pytest.approx(1.0 + NEWEST * 0.5)
+    assert learned(curves(t100={1: 1.0}), 0.6) == pytest.approx(1.0 - NEWEST * 0.4)
+
+
+@pytest.mark.parametrize("values", [(60.0, 0.2), (0.2, 60.0)])
+def test_of_the_first_two_at_a_place_the_lower_one_counts_and_none_before(values: tuple[float, float]):
     known = Curves()
-    known.measured("k", 100, 1, 3.0, weight=0.2)
-    assert known.at("k", 100, 1) == pytest.approx(3.0)
+    assert learned(known, values[0]) is None
+    assert learned(known, values[1]) == pytest.approx(0.2)
+
+
+def test_a_first_one_at_another_batch_size_leaves_what_its_neighbours_tell():
+    assert learned(curves(t100={1: 1.0, 4: 4.0}), 60.0, passes=2) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("outlier", [2.5, 80.0, 1e9])
+def test_one_that_is_far_too_high_hardly_counts(outlier: float):
+    assert learned(curves(t100={1: 1.0}), 1.0, outlier) == pytest.approx(1.0 + NEWEST * (OUTLIER - 1.0))
+
+
+def test_a_lasting_rise_is_learned_in_a_few_steps():
+    risen = learned(curves(t100={1: 1.0}), *[10.0] * 6)
+    assert risen is not None
+    assert risen > 6.0
+
+
+@pytest.mark.parametrize("believed", [3.0, 1e9])
+def test_what_is_far_too_high_is_given_up_at_once(believed: float):
+    """As after two that were too high, or where the start was measured on a bad day."""
+    known = learned(curves(t100={1: believed}), 1.0)
+    assert known is not None
+    assert known <= OUTLIER
 
 
 @given(st.dictionaries(counts, values, min_size=1, max_size=6), st.integers(1, 200), counts)
@@ -134,6 +167,14 @@ def test_keys_are_bounded_to_those_of_the_last_measurements():
     assert len(known.known()) == MAX_KEYS
     assert ("kept", 1) in known.known()
     assert (1, 1) not in known.known()
+
+
+def test_a_first_one_is_forgotten_after_those_of_many_other_places():
+    known = Curves()
+    for passes in range(1, MAX_KEYS + 10):
+        learned(known, 1.0, passes=passes)
+    assert learned(known, 1.0, passes=1) is None
+    assert learned(known, 1.0, passes=MAX_KEYS) == pytest.approx(1.0)
 
 
 def test_a_published_curve_is_told_as_it_is():

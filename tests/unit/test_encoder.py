@@ -21,8 +21,12 @@ def encoder_of(family: FakeFamily, cache_bytes: int = 2**20) -> Encoder:
     return Encoder(family, Runner(family, family.backend, max_batch=4), cache_bytes)
 
 
+def answered(encoder: Encoder, jobs: Sequence[EditJob]) -> list[Encodings | Exception]:
+    return encoder.encode([encoder.parts(job) for job in jobs])
+
+
 def encoded(encoder: Encoder, jobs: Sequence[EditJob]) -> list[Encodings]:
-    answers = encoder.encode(jobs)
+    answers = answered(encoder, jobs)
     assert all(isinstance(answer, Encodings) for answer in answers)
     return [answer for answer in answers if isinstance(answer, Encodings)]
 
@@ -116,7 +120,7 @@ def test_a_prompt_that_fails_ends_those_who_need_it_alone(where: Where, backend:
     family = FakeFamily(Fault("bad", where), backend=backend)
     encoder = encoder_of(family)
     names = ("a", "bad", "c", "bad")
-    answers = encoder.encode([edit_job(f"{i}", prompt=name, picture=i) for i, name in enumerate(names)])
+    answers = answered(encoder, [edit_job(f"{i}", prompt=name, picture=i) for i, name in enumerate(names)])
     assert [isinstance(answer, Encodings) for answer in answers] == [True, False, True, False]
     assert isinstance(answers[1], NotFinite if where.startswith("nan") else RuntimeError)
     assert "bad" not in encoder.texts
@@ -128,7 +132,7 @@ def test_a_picture_that_fails_ends_those_who_need_it_alone(where: Where):
     bad = edit_job("bad", picture=7)
     family = FakeFamily(Fault(picture_name(bad.canvas), where, times=1), backend=fixed_size())
     encoder = encoder_of(family)
-    answers = encoder.encode([edit_job("a"), bad, edit_job("c", picture=3)])
+    answers = answered(encoder, [edit_job("a"), bad, edit_job("c", picture=3)])
     assert [isinstance(answer, Encodings) for answer in answers] == [True, False, True]
     encoded(encoder, [bad])
 
@@ -138,7 +142,7 @@ def test_a_job_for_which_there_is_no_memory_even_alone_ends_alone():
     family = FakeFamily(Fault("bad", "text_encoder", DeviceOutOfMemory("no room"), times=3))
     encoder = encoder_of(family)
     jobs = [edit_job(name, prompt=name) for name in ("a", "b", "c", "bad")]
-    answers = encoder.encode(jobs)
+    answers = answered(encoder, jobs)
     assert [isinstance(answer, DeviceOutOfMemory) for answer in answers] == [False, False, False, True]
     encoded(encoder, jobs)
 
@@ -147,7 +151,7 @@ def test_a_job_for_which_there_is_no_memory_even_alone_ends_alone():
 def test_a_device_that_is_gone_is_nobodys_own_failure(where: Where):
     encoder = encoder_of(FakeFamily(Fault("bad", where, torch.AcceleratorError("CUDA error"))))
     with pytest.raises(BackendLost):
-        encoder.encode([edit_job("a"), edit_job("b", prompt="bad")])
+        answered(encoder, [edit_job("a"), edit_job("b", prompt="bad")])
 
 
 def test_usage_and_what_was_read_are_those_of_the_jobs_own_prompt():

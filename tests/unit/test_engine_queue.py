@@ -1,19 +1,49 @@
 """Whose turn it is: priorities, places, and time limits, with costs that the engine was told."""
 
 import math
+import time
 
 import pytest
 
-from serve.engine.engine import Engine
-from serve.errors import Overloaded
+from serve.engine.engine import TRIAL_EVERY_S, Engine
+from serve.engine.scheduler import TRIED
+from serve.errors import BackendUnavailable, Overloaded
 from serve.types import EditJob, Priority
-from tests.fake_family import FakeFamily, edit_job
+from tests.fake_family import FakeFamily, Fault, Where, edit_job
 from tests.gates import Gate
 from tests.running_engine import engine_of, error_of, known_costs, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
 
 STEP_S = 100.0
 """So long that the time which a test takes is nothing beside it."""
+
+
+STALL_S = 0.8 * TRIAL_EVERY_S
+"""Of a call that hangs for once, after which no trial is due."""
+
+
+class Clock:
+    """The machine's, which a test puts forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead_s, real = 0.0, time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + self._ahead_s)
+
+    def pass_by(self, seconds: float) -> None:
+        self._ahead_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def slow_calls(gate: Gate, clock: Clock, *seconds: float) -> None:
+    """The next calls that the gate stops take so long."""
+    for one in seconds:
+        gate.wait()
+        clock.pass_by(one)
+        gate.release()
 
 
 def one_at_a_time(gate: Gate, step_s: float = STEP_S) -> Engine:
@@ -179,20 +209,20 @@ def test_a_time_limit_that_can_only_be_held_by_going_first_is_held():
         result_of(hurried)
 
 
-def test_a_job_for_which_it_becomes_too_late_is_dropped_from_the_queue():
+def test_a_job_for_which_it_becomes_too_late_is_dropped_from_the_queue(clock: Clock):
+    """The device has become slow, as some steps show."""
     gate = Gate()
     family = FakeFamily(step_gate=gate)
-    job = edit_job("running", steps=3)
-    profile = known_costs(family, job, max_batch=1, step_s=1.0)
+    profile = known_costs(family, edit_job("a"), max_batch=1, step_s=1.0)
     with running(engine_of(family, max_batch=1, profile=profile), gate) as engine:
-        runs = engine.submit(job)
+        runs = engine.submit(edit_job("running", steps=8))
         gate.wait()
-        hopeful = engine.submit(edit_job("hopeful", 1, 2, steps=5), time_limit_s=1000.0)
-        patient = engine.submit(edit_job("patient", steps=5))
-        key, tokens = family.plan(job).key, family.plan(job).tokens
-        profile.seconds.measured(key, tokens, 1, 1e9)  # the device has become that slow
-        gate.open()
+        hopeful = engine.submit(edit_job("hopeful", 1, 2, steps=10), time_limit_s=1000.0)
+        patient = engine.submit(edit_job("patient", steps=10))
+        gate.release()
+        slow_calls(gate, clock, *[STEP_S] * 6)
         error = error_of(hopeful)
+        gate.open()
         result_of(runs)
         result_of(patient)
         stats = engine.stats()
@@ -230,6 +260,107 @@ def test_an_idle_engine_does_not_try_what_is_far_beyond_the_limit():
     with running(engine_of(family, profile=known_costs(family, job, step_s=STEP_S))) as engine:
         limited(engine, job, limit_s=0.9 * STEP_S)
     assert family.log == []
+
+
+def test_once_in_a_while_an_idle_engine_tries_what_is_far_beyond_the_limit(clock: Clock):
+    family = FakeFamily()
+    job = edit_job("a", steps=2)
+    with running(engine_of(family, profile=known_costs(family, job, step_s=STEP_S))) as engine:
+        clock.pass_by(TRIAL_EVERY_S)
+        places = [result_of(engine.submit(job, time_limit_s=0.9 * STEP_S)).place for _ in range(2)]
+    assert places[0].seconds == pytest.approx(2 * STEP_S)
+    assert places[1].seconds < 0.1 * STEP_S
+
+
+def test_a_trial_that_shows_that_the_estimate_was_right_ends_soon_and_the_next_is_a_while_away(clock: Clock):
+    gate = Gate()
+    family = FakeFamily(step_gate=gate)
+    job, step_s = edit_job("a", steps=30), 10.0
+    with running(engine_of(family, profile=known_costs(family, job, step_s=step_s)), gate) as engine:
+        clock.pass_by(TRIAL_EVERY_S)
+        tried = engine.submit(job, time_limit_s=10 * step_s)
+        slow_calls(gate, clock, *[step_s] * TRIED)
+        error = error_of(tried)
+        limited(engine, job, limit_s=10 * step_s)
+        clock.pass_by(TRIAL_EVERY_S)
+        engine.submit(job, time_limit_s=10 * step_s)
+    assert error.message == "the edit can no longer end within the time that the request allows"
+    assert len(family.calls("denoiser")) == TRIED
+
+
+def test_a_trial_that_was_cancelled_before_its_first_step_is_none(clock: Clock):
+    family = FakeFamily()
+    job = edit_job("a", steps=2)
+    engine = engine_of(family, profile=known_costs(family, job, step_s=STEP_S))
+    clock.pass_by(TRIAL_EVERY_S)
+    engine.submit(job, time_limit_s=0.9 * STEP_S).cancel()
+    with running(engine):
+        result_of(engine.submit(job, time_limit_s=0.9 * STEP_S))
+
+
+def test_what_waits_behind_others_is_refused_for_its_estimate_however_long_ago_a_trial_was(clock: Clock):
+    gate = Gate()
+    with running(one_at_a_time(gate), gate) as engine:
+        engine.submit(edit_job("running", steps=10))
+        gate.wait()
+        clock.pass_by(TRIAL_EVERY_S)
+        limited(engine, edit_job("late", steps=10), limit_s=9 * STEP_S)
+
+
+def test_a_first_step_in_which_something_is_compiled_ends_no_job_and_refuses_none(clock: Clock):
+    gate = Gate()
+    family = FakeFamily(step_gate=gate)
+    with running(engine_of(family, max_batch=2), gate) as engine:
+        first = [engine.submit(edit_job(name, steps=20), time_limit_s=200.0) for name in "ab"]
+        slow_calls(gate, clock, STALL_S)
+        gate.open()
+        for future in first:
+            result_of(future)
+        result_of(engine.submit(edit_job("c", steps=20), time_limit_s=0.2 * STALL_S))
+        assert engine.stats().refused_jobs == 0
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_one_step_that_stalls_ends_no_job_and_refuses_none(clock: Clock, jobs: int):
+    gate = Gate()
+    family = FakeFamily(step_gate=gate)
+    profile = known_costs(family, edit_job("a"), step_s=0.001)
+    with running(engine_of(family, profile=profile), gate) as engine:
+        futures = [engine.submit(edit_job(f"{i}", steps=50), time_limit_s=200.0) for i in range(jobs)]
+        slow_calls(gate, clock, 0.0, 0.0, STALL_S)
+        gate.open()
+        for future in futures:
+            result_of(future)
+        result_of(engine.submit(edit_job("later", steps=50), time_limit_s=0.2 * STALL_S))
+        assert engine.stats().refused_jobs == 0
+
+
+@pytest.mark.parametrize("prompts", ["ab", "aa"], ids=["new", "kept"])
+def test_an_encoding_that_stalls_refuses_nobody(clock: Clock, prompts: str):
+    gate = Gate()
+    engine = engine_of(FakeFamily(encode_gate=gate))
+    together = [engine.submit(edit_job(f"{i}", prompt=prompt)) for i, prompt in enumerate((prompts[0], "others"))]
+    with running(engine, gate):
+        slow_calls(gate, clock, STALL_S)
+        gate.open()
+        for future in together:
+            result_of(future)
+        result_of(engine.submit(edit_job("next", prompt=prompts[1]), time_limit_s=0.2 * STALL_S))
+
+
+FAILING: list[Where] = ["text_encoder", "denoiser", "decoder"]
+
+
+@pytest.mark.parametrize("where", FAILING)
+def test_a_call_that_fails_at_once_tells_nothing_of_what_one_takes(where: Where):
+    family = FakeFamily(Fault("bad", where, BackendUnavailable("not now")))
+    job = edit_job("a", prompt="bad", steps=1)
+    told = [STEP_S if where == one else None for one in ("denoiser", "text_encoder", "decoder")]
+    profile = known_costs(family, job, step_s=told[0], encode_s=told[1], decode_s=told[2])
+    with running(engine_of(family, profile=profile)) as engine:
+        error_of(engine.submit(job))
+        place = result_of(engine.submit(edit_job("b", prompt="good", steps=1))).place
+    assert place.seconds == pytest.approx(STEP_S, rel=1e-2)
 
 
 def test_an_estimate_from_a_bad_day_is_forgotten_as_work_is_run():

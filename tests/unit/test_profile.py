@@ -60,10 +60,20 @@ def test_a_device_that_becomes_slower_is_believed_after_some_steps():
     assert profile.step_s(KEY, 8) == pytest.approx(2.0, rel=0.05)
 
 
-def test_one_slow_step_is_not_believed():
+@pytest.mark.parametrize("seconds", [2.0, 80.0])
+def test_one_slow_step_is_not_believed(seconds: float):
     profile = profile_of({1: 1.0})
-    profile.stepped(KEY, 1, 2.0)
+    profile.stepped(KEY, 1, seconds)
     assert profile.step_s(KEY, 1) <= 1.25
+
+
+def test_the_first_step_of_a_size_in_which_it_is_compiled_is_not_believed():
+    profile = Profile(4, fixed=False)
+    profile.know(KEY, 1024)
+    profile.stepped(KEY, 1, 80.0)
+    assert profile.step_s(KEY, 1) == 0.0
+    profile.stepped(KEY, 1, 0.2)
+    assert profile.step_s(KEY, 1) == pytest.approx(0.2)
 
 
 def test_a_curve_that_changes_moves_the_knee_within_some_steps():

@@ -1,16 +1,18 @@
 """The step scheduler against a plain model of what rows are, over many orders of events."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from serve.engine.policy import IDLE_DOUBT, Batch, Row
-from serve.engine.scheduler import StepScheduler
+from serve.engine.policy import Batch, Row
+from serve.engine.scheduler import TRIED, StepScheduler
 from serve.types import Priority
-from tests.simulation import ExactCosts
+from tests.simulation import Arrival, ExactCosts, simulate
 
 
 def second_a_pass(key: object, passes: int) -> float:
@@ -165,6 +167,81 @@ def test_a_row_cancelled_during_its_step_does_not_finish():
     assert scheduler.advance(batch, 1.0) == (1,)
 
 
+# Deadlines
+
+
+def limited(number: int, steps: int, deadline_s: float) -> Row:
+    return replace(row(number, steps), deadline_s=deadline_s)
+
+
+def test_an_only_job_is_not_given_up_for_an_estimate():
+    scheduler = scheduler_of()
+    begun(scheduler, limited(0, steps=1000, deadline_s=50.0))
+    assert scheduler.hopeless(50.0) == []
+    assert scheduler.hopeless(50.1) == [0]
+
+
+def test_an_only_job_is_given_up_once_steps_of_its_own_show_that_it_cannot_end():
+    scheduler = scheduler_of()
+    begun(scheduler, limited(0, steps=1000, deadline_s=50.0))
+    for step in range(TRIED):
+        assert scheduler.hopeless(float(step)) == []
+        ran(scheduler)
+    assert scheduler.hopeless(float(TRIED)) == [0]
+
+
+def test_an_only_job_is_not_given_up_for_a_slow_step_among_its_own():
+    scheduler = scheduler_of()
+    begun(scheduler, limited(0, steps=10, deadline_s=100.0))
+    for seconds in (80.0, 1.0, 1.0):
+        scheduler.advance(Batch("k", (0,), 1), seconds)
+    assert scheduler.hopeless(82.0) == []
+
+
+def test_rows_that_have_stepped_are_not_given_up_for_an_estimate_that_is_slower_than_their_steps():
+    expected_s = [1.0]
+    scheduler = StepScheduler(ExactCosts(lambda key, passes: expected_s[0], 2), resident_rows=2)
+    begun(scheduler, limited(0, steps=10, deadline_s=12.0), limited(1, steps=10, deadline_s=12.0))
+    scheduler.add(limited(2, steps=10, deadline_s=20.0))
+    scheduler.advance(Batch("k", (0, 1), 2), 1.0)
+    expected_s[0] = 5.0
+    assert scheduler.hopeless(1.0) == [2]
+
+
+# Long queues
+
+
+def test_a_forecast_of_a_long_queue_stops_looking_at_it_batch_for_batch():
+    asked = 0
+
+    def counted(key: object, passes: int) -> float:
+        nonlocal asked
+        asked += 1
+        return 1.0
+
+    scheduler = StepScheduler(ExactCosts(counted, 1), resident_rows=4)
+    for number in range(1000):
+        scheduler.add(row(number, steps=10))
+    asked = 0
+    ahead, seconds = scheduler.forecast([row(1000, steps=10)], 0.0)
+    assert (ahead, seconds) == (1001, 10_010.0)
+    assert asked < 200
+
+
+def test_a_forecast_of_a_long_queue_is_good_to_a_tenth():
+    told: list[tuple[int, float]] = []
+    arrivals = [Arrival(0.0, steps=1 + 7 * number % 6) for number in range(260)]
+    scheduler = scheduler_of()
+
+    def ask(rows: Sequence[Row], now_s: float) -> None:
+        if rows[0].job == len(arrivals) - 1:
+            told.append(scheduler.forecast(rows, now_s))
+
+    history = simulate(scheduler, arrivals, second_a_pass, ask)
+    (_, seconds) = told[0]
+    assert seconds == pytest.approx(history.ended_s[len(arrivals) - 1], rel=0.1)
+
+
 @dataclass
 class Known:
     """What the test knows of a row."""
@@ -172,10 +249,16 @@ class Known:
     row: Row
     state: str = "waiting"
     ran: int = 0
+    quickest_s: float = math.inf
 
     @property
     def left(self) -> int:
         return self.row.steps - self.ran
+
+    def least_s(self, alone: bool) -> float:
+        """Of what is left: a second a pass as expected, unless it was quicker; alone, nothing but what it has shown."""
+        shown = not alone or self.ran >= TRIED
+        return self.left * min(self.row.width, self.quickest_s) if shown else 0.0
 
 
 class Schedules(RuleBasedStateMachine):
@@ -282,6 +365,7 @@ class Schedules(RuleBasedStateMachine):
         for number in batch.rows:
             known = self.rows[number]
             known.ran += 1
+            known.quickest_s = min(known.quickest_s, seconds)
             if known.state == "resident" and not known.left:
                 over.add(number)
                 known.state = "finished"
@@ -298,10 +382,8 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def hopeless_are_those_that_could_not_make_it_if_they_ran_now(self) -> None:
         live = [self.rows[number] for number in self.those("waiting", "resident")]
-        doubt = IDLE_DOUBT if len({known.row.job for known in live}) == 1 else 1.0
-        late = {
-            known.row.id for known in live if self.now_s + known.left * known.row.width / doubt > known.row.deadline_s
-        }
+        alone = len({known.row.job for known in live}) == 1
+        late = {known.row.id for known in live if self.now_s + known.least_s(alone) > known.row.deadline_s}
         told = self.scheduler.hopeless(self.now_s)
         assert sorted(told) == sorted(late)
 

@@ -1,9 +1,13 @@
 """Turns: keys that always have rows get equal time of the device, whatever a step was expected to take."""
 
-from collections.abc import Sequence
+import math
+import signal
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, combinations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from serve.engine.turns import Turns
@@ -155,6 +159,34 @@ def test_a_debt_of_all_is_paid_at_once():
     turns.charge("a", 1e12)
     turns.charge("b", 1e12 + 1)
     assert turns.front() == "a"
+
+
+@contextmanager
+def ended_within(seconds: float) -> Generator[None]:
+    """Fails what goes on for ever."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError(f"it has not ended within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(("step_s", "rounds"), [(0.4143725679008442, 12), (0.029672006470510374, 3)])
+def test_a_debt_that_rounding_leaves_at_nothing_is_paid(step_s: float, rounds: int):
+    """A debt of so many steps, divided by a step, comes out as a little less than that many."""
+    debt_s = rounds * step_s
+    assert -debt_s + (math.floor(debt_s / step_s) + 1) * step_s == 0.0
+    turns = entered("a", "b", step_s=step_s)
+    turns.charge("a", debt_s)
+    turns.charge("b", debt_s + 1)
+    with ended_within(10.0):
+        assert turns.front() == "a"
 
 
 def test_steps_that_take_no_time_do_not_stop_the_turns():

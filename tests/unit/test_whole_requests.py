@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from serve.engine.policy import IDLE_DOUBT, Row
+from serve.engine.policy import Row
 from serve.engine.whole_requests import WholeRequests, equal_parameters, one_job
 from tests.simulation import Arrival, ExactCosts, linear, simulate
 
@@ -141,9 +141,9 @@ def test_rows_that_cannot_end_in_their_time_are_named():
 
 def test_an_only_jobs_time_is_given_the_benefit_of_the_doubt():
     scheduler = WholeRequests(ExactCosts(second_a_call, 1), max_batch=1, group=one_job)
-    added(scheduler, replace(row(0, steps=10), deadline_s=10 / IDLE_DOUBT))
-    assert scheduler.hopeless(0.0) == []
-    assert scheduler.hopeless(0.1) == [0]
+    added(scheduler, replace(row(0, steps=10), deadline_s=1.0))
+    assert scheduler.hopeless(1.0) == []
+    assert scheduler.hopeless(1.1) == [0]
 
 
 def test_the_forecast_of_one_request_at_a_time_is_what_happens():
