@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from benchmarks.figures import Spread
 from benchmarks.plots import BLUE, DPI, GREEN, ORANGE, STYLE
 from benchmarks.run import Run
 
@@ -19,7 +20,7 @@ NAMES = {
 }
 LOOKS = {"ours": (BLUE, "o"), "requests": (GREEN, "s"), "single": (ORANGE, "^")}
 SECONDS = (0.5, 1, 2, 5, 10, 20, 50, 100)
-LABEL = "simulated: Qwen-Image on an H200 at 512 px, mixed edits of 4 to 50 steps"
+LABEL = "Qwen-Image on an H200 at 512 px, mixed edits of 4 to 50 steps"
 
 
 def draw(
@@ -28,14 +29,16 @@ def draw(
     """rates: images a second of the device when saturated, a value a run, for `ours`, `requests` and `single`.
 
     curve: open-loop runs labelled like them, of a device that runs so many times as fast as the one that it plays; the
-    picture shows that one's time. quick: how the names of the kinds begin whose latency is drawn.
+    picture shows that one's time. quick: how the names of the kinds begin whose latency is drawn. A load with too
+    few of them for a p95 has no point.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[2, 3])
         _draw_rates(left, rates)
         _draw_curve(right, curve, quick, speed)
-        figure.suptitle(LABEL, x=0.01, ha="left", fontsize=10)
+        devices = ", ".join(dict.fromkeys(run.device for run in curve))
+        figure.suptitle(f"{LABEL} ({devices}, in that device's own time)", x=0.01, ha="left", fontsize=10)
         figure.savefig(path, dpi=DPI)
 
 
@@ -53,10 +56,15 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[float]]) -> None:
 
 def _draw_curve(axes: Axes, curve: Sequence[Run], quick: tuple[str, ...], speed: float) -> None:
     for name, (colour, marker) in LOOKS.items():
+        spreads = [(run, spread) for run in curve if run.label == name and (spread := _spread(run, quick))]
         points = sorted(
-            ((run.load.rate or 0.0) / speed, speed * _p95(run, quick)) for run in curve if run.label == name
+            ((run.load.rate or 0.0) / speed, speed * p95)
+            for run, spread in spreads
+            if (p95 := spread.told("p95")) is not None
         )
-        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=marker, label=NAMES[name])
+        counts = [spread.count for _, spread in spreads]
+        label = f"{NAMES[name]}, n = {min(counts, default=0)} to {max(counts, default=0)}"
+        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=marker, label=label)
     axes.set_yscale("log")
     axes.set_yticks(SECONDS, [f"{seconds:g}" for seconds in SECONDS])
     axes.yaxis.set_minor_locator(NullLocator())
@@ -66,6 +74,6 @@ def _draw_curve(axes: Axes, curve: Sequence[Run], quick: tuple[str, ...], speed:
     axes.legend(loc="upper right")
 
 
-def _p95(run: Run, quick: tuple[str, ...]) -> float:
+def _spread(run: Run, quick: tuple[str, ...]) -> Spread | None:
     taken = [one.latency_s for one in run.records if one.outcome == "answered" and one.kind.startswith(quick)]
-    return float(np.percentile(taken, 95))
+    return Spread.of(taken)

@@ -94,7 +94,7 @@ async def drive(
         workload=plan.name,
         plan=plan.facts,
         withheld=_withheld(plan, server.shape),
-        load=_load(arrivals),
+        load=load_of(arrivals, schedule or []),
         seed=plan.seed,
         requests=bounds.requests,
         duration_s=bounds.duration_s,
@@ -195,11 +195,12 @@ def _withheld(plan: Plan, shape: Shape) -> list[str]:
     return sorted({name for edit in edits for name in shape.withheld(edit)})
 
 
-def _load(arrivals: Arrivals) -> Load:
+def load_of(arrivals: Arrivals, schedule: Sequence[float]) -> Load:
+    """The rate of a trace is that of what was scheduled, which bounds may have made less than all of it."""
     if isinstance(arrivals, Closed):
         return Load("closed", concurrency=arrivals.concurrency)
     if isinstance(arrivals, Given):
-        return Load("trace", rate=_rate(arrivals.times_s), origin=arrivals.origin)
+        return Load("trace", rate=_rate(schedule), origin=arrivals.origin)
     return Load("poisson", rate=arrivals.rate)
 
 

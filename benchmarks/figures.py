@@ -7,27 +7,38 @@ that came:
 - closed loop: within the *saturated window*, in which every worker is busy. Its start leaves out the ramp: it is when
   as many requests have ended as there are workers (each has, in the mean, gone round once, so that they no longer
   march in step from their common start). It ends when a worker finds no further request: with the first request to end
-  after the last was sent. A request counts by the part of its time
-  under way that lies in the window, so that neither those that began before it nor those that end after it are lost,
-  and workers in lock-step are counted exactly.
+  after the last was sent.
 
-A run is `good` unless the harness itself was late, or nothing was answered; `problems` says which.
+What was done within the window is known by one of three sources, the first of which there is:
+
+- `step log` (row-steps alone): the rows of the steps that the server's own log has within the window;
+- `denoise stage`: a request is spread evenly over the stage in which its steps run, which ends before `vae` and `png`
+  of its `server-timing`. Time in a queue is none of it: what waits in the window and runs after it counts nothing;
+- `completions`: a request counts where it ends. It is right in the mean, and coarse where few end.
+
+A run is `good` unless the harness itself was late, or nothing was answered; `problems` says which. `cautions` tell of a
+saturated window that is short, or missing, which makes a good run's throughput a rough one.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.run import OUTCOMES, Lag, Record, Run
+
+Source = Literal["step log", "denoise stage", "completions"]
 
 MAX_LAG_S = 0.02
 MAX_LAG_SHARE = 0.05
 """Lag is large above `MAX_LAG_S`, and above this share of the median latency, in its 99th percentile."""
 MIN_WINDOW_ROUNDS = 2
 """A saturated window in which fewer requests a worker end than this is told as short."""
+MIN_SAMPLES = {"p90": 10, "p95": 20, "p99": 100}
+"""Below so many values a percentile is that of one or two of them, and is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,10 @@ class Spread:
         p50, p90, p95, p99 = (float(value) for value in np.percentile(values, (50, 90, 95, 99)))
         return cls(len(values), float(np.mean(values)), p50, p90, p95, p99, max(values))
 
+    def told(self, part: str) -> float | None:
+        """`mean`, a percentile or `max`; None where there are too few values for it."""
+        return getattr(self, part) if self.count >= MIN_SAMPLES.get(part, 1) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -62,10 +77,13 @@ class Window:
     def length_s(self) -> float:
         return self.to_s - self.from_s
 
-    def share(self, record: Record) -> float:
-        """The part of a request's time under way that lies in the window, from 0 to 1."""
-        overlap_s = min(record.ended_s, self.to_s) - max(record.sent_s, self.from_s)
-        return max(0.0, overlap_s) / max(record.ended_s - record.sent_s, 1e-9)
+    def share(self, from_s: float, to_s: float) -> float:
+        """The part of that time that lies in the window, from 0 to 1."""
+        overlap_s = min(to_s, self.to_s) - max(from_s, self.from_s)
+        return max(0.0, overlap_s) / max(to_s - from_s, 1e-9)
+
+    def holds(self, at_s: float) -> bool:
+        return self.from_s < at_s <= self.to_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +102,8 @@ class Figures:
     """sent = answered + refused + failed + unfinished.
 
     images_per_s, requests_per_s: throughput, see the module's docstring; None in a closed loop without a saturated
-    window. row_steps_per_s: likewise, None where the steps are the model's own. offered_per_s: requests sent a second
+    window. row_steps_per_s: likewise, None where the steps are the model's own. counted_by, row_steps_counted_by: in a
+    closed loop, where the throughput comes from, see there. offered_per_s: requests sent a second
     of the sending. latency in seconds, stages in ms. within_deadline: of all requests that have a deadline, those that
     were answered in time. errors: requests by code. send_lag: how late requests were sent.
     """
@@ -100,6 +119,8 @@ class Figures:
     requests_per_s: float | None
     images_per_s: float | None
     row_steps_per_s: float | None
+    counted_by: Source | None
+    row_steps_counted_by: Source | None
     window: Window | None
     latency: Spread | None
     within_deadline: float | None
@@ -110,6 +131,7 @@ class Figures:
     loop_lag: Lag
     good: bool
     problems: list[str]
+    cautions: list[str]
     notes: list[str]
 
 
@@ -130,6 +152,8 @@ def figures(run: Run) -> Figures:
         requests_per_s=rates.per_s([1.0 for _ in answered]),
         images_per_s=rates.per_s([record.images for record in answered]),
         row_steps_per_s=rates.row_steps_per_s,
+        counted_by=rates.counted_by,
+        row_steps_counted_by=rates.row_steps_counted_by,
         window=rates.window,
         latency=latency,
         within_deadline=_within_deadline(run.records),
@@ -140,7 +164,8 @@ def figures(run: Run) -> Figures:
         loop_lag=run.loop_lag,
         good=not problems,
         problems=problems,
-        notes=_notes(run, rates.window),
+        cautions=_cautions(run, rates.window),
+        notes=_notes(run, rates),
     )
 
 
@@ -157,6 +182,14 @@ def saturated_window(records: Sequence[Record], concurrency: int) -> Window | No
     return Window(from_s, to_s, sum(from_s < end <= to_s for end in ends))
 
 
+def denoise_s(record: Record) -> tuple[float, float] | None:
+    """From when to when its steps ran, on the run's clock, by its `server-timing`; None where that does not tell."""
+    if "denoise" not in record.stages_ms:
+        return None
+    ended_s = record.ended_s - sum(record.stages_ms.get(name, 0.0) for name in ("vae", "png")) / 1000
+    return ended_s - record.stages_ms["denoise"] / 1000, ended_s
+
+
 class _Rates:
     """Amounts of the answered requests, by the second."""
 
@@ -169,8 +202,21 @@ class _Rates:
         workers = self._run.load.concurrency
         return saturated_window(self._run.records, workers) if workers else None
 
+    @cached_property
+    def counted_by(self) -> Source | None:
+        """None in an open loop, whose requests all count."""
+        if self.window is None:
+            return None
+        return "denoise stage" if all(self._denoise_s) and self._answered else "completions"
+
+    @property
+    def row_steps_counted_by(self) -> Source | None:
+        return "step log" if self.window and self._run.steps else self.counted_by
+
     @property
     def row_steps_per_s(self) -> float | None:
+        if self.window and self._run.steps:
+            return self._logged_per_s(self.window)
         known = [record.row_steps for record in self._answered if record.row_steps is not None]
         return self.per_s(known) if known and len(known) == len(self._answered) else None
 
@@ -180,10 +226,24 @@ class _Rates:
             window = self.window
             if window is None:
                 return None
-            pairs = zip(amounts, self._answered, strict=True)
-            return sum(amount * window.share(record) for amount, record in pairs) / window.length_s
+            return sum(a * b for a, b in zip(amounts, self._shares(window), strict=True)) / window.length_s
         ended_s = max((record.ended_s for record in self._answered), default=0.0)
         return sum(amounts) / ended_s if ended_s > 0 else None
+
+    @cached_property
+    def _denoise_s(self) -> list[tuple[float, float] | None]:
+        return [denoise_s(record) for record in self._answered]
+
+    def _shares(self, window: Window) -> list[float]:
+        """Of each answered request, what was done within the window."""
+        if self.counted_by == "denoise stage":
+            return [window.share(*stage) for stage in self._denoise_s if stage]
+        return [float(window.holds(record.ended_s)) for record in self._answered]
+
+    def _logged_per_s(self, window: Window) -> float:
+        began = [step.at - self._run.started_at for step in self._run.steps]
+        spans = zip(began, self._run.steps, strict=True)
+        return sum(step.rows * window.share(at, at + step.seconds) for at, step in spans) / window.length_s
 
 
 def _kind(run: Run, kind: str) -> KindFigures:
@@ -234,15 +294,24 @@ def _problems(run: Run, latency: Spread | None, send_lag: Lag) -> list[str]:
     ]
 
 
-def _notes(run: Run, window: Window | None) -> list[str]:
+def _cautions(run: Run, window: Window | None) -> list[str]:
+    workers = run.load.concurrency
+    if not workers:
+        return []
+    if window is None:
+        return [f"{len(run.records)} requests are too few for {workers} workers: no saturated window"]
+    if window.ended < MIN_WINDOW_ROUNDS * workers:
+        return [f"only {window.ended} requests ended in the saturated window of {workers} workers"]
+    return []
+
+
+def _notes(run: Run, rates: "_Rates") -> list[str]:
     notes: list[str] = []
-    workers = run.load.concurrency or 0
     if run.simulated:
-        notes.append("the backend is simulated: times come from a table, not from a device")
-    if workers and window is None:
-        notes.append(f"{len(run.records)} requests are too few for {workers} workers: no saturated window")
-    if window and window.ended < MIN_WINDOW_ROUNDS * workers:
-        notes.append(f"only {window.ended} requests ended in the saturated window of {workers} workers")
+        notes.append(f"the backend is {run.device}: times come from a table, not from a device")
+    if rates.window:
+        notes.append(f"throughput is counted by {rates.counted_by}, row-steps by {rates.row_steps_counted_by}")
+    notes += _cautions(run, rates.window)
     if run.withheld:
         notes.append(f"not sent, so that the server's own values count: {', '.join(run.withheld)}")
     if run.engine is None:

@@ -61,12 +61,15 @@ EAGER: Way = "eager"
 GRAPHS: Way = "CUDA graphs"
 COMPILED: Way = "torch.compile, CUDA graphs"
 TENSORRT: Way = "TensorRT, CUDA graphs"
+UNRECORDED: Mapping[Way, Way] = {GRAPHS: EAGER, COMPILED: "torch.compile"}
+"""What runs where a network cannot be recorded as a graph."""
 PREPARING_S: Mapping[Way, float] = {EAGER: 2.0, GRAPHS: 4.0, COMPILED: 45.0, TENSORRT: 60.0}
 """What each way takes before a network runs at a new size, foreseen; an engine takes longer by its weights."""
 ENGINE_S_PER_GB = 30.0
 GIB = 2**30
 
 Run = Callable[[Mapping[str, Tensor]], object]
+Recordable = Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,30 +188,39 @@ def measured(case: Case, report: Report, bench: "Bench", budget: Budget) -> Row:
     if skipped:
         return replace(row, skipped=skipped)
     try:
-        timing, peak_gib = bench.timed(case)
+        timing, peak_gib, way = bench.timed(case)
     except NotThere as error:
         return replace(row, skipped=str(error))
     except torch.OutOfMemoryError:
         return replace(row, skipped="does not fit into the device's memory")
     except RuntimeError as error:  # of torch's compiler, or of one of its kernels; the other rows are worth having
         return replace(row, skipped=f"failed: {next(iter(str(error).splitlines()), type(error).__name__)}")
-    return replace(row, timing=timing, peak_gib=peak_gib)
+    return replace(row, way=way, timing=timing, peak_gib=peak_gib)
 
 
 class Bench:
     """Where networks run. It holds the one that was asked for last: the largest fills a small GPU alone.
 
-    library: TensorRT, where it runs. uncompilable: why torch.compile does not work here, or nothing.
+    library: TensorRT, where it runs. uncompilable: why torch.compile does not work here, or nothing. graphs: what
+    launches a run as a CUDA graph.
     """
 
-    def __init__(self, device: torch.device, library: Library | None = None, uncompilable: str = "") -> None:
-        self._device, self._library, self._uncompilable = device, library, uncompilable
+    def __init__(
+        self,
+        device: torch.device,
+        library: Library | None = None,
+        uncompilable: str = "",
+        graphs: Callable[[str, Recordable, torch.device], Run] = CudaGraphs,
+    ) -> None:
+        self._device, self._library, self._uncompilable, self._graphs = device, library, uncompilable, graphs
         self._name = ""
         self._module = nn.Module()
         self._compiled: Callable[..., object] | None = None
+        self._calls = 0
 
-    def timed(self, case: Case) -> tuple[Timing, float]:
-        """And the most memory in GiB that was taken. Raises NotThere, OutOfMemoryError."""
+    def timed(self, case: Case) -> tuple[Timing, float, Way]:
+        """And the most memory in GiB that was taken, and the way that it ran: a network that cannot be recorded runs
+        without a graph. Raises NotThere, OutOfMemoryError."""
         lengths = {**case.network.lengths(case.pixels), "batch": case.batch}
         try:
             inputs = random_inputs(case.network.spec, lengths)
@@ -218,7 +230,9 @@ class Bench:
             with torch.inference_mode(), torch.compiler.set_stance("force_eager" if eager else "default"):
                 self._reset_peak()
                 timing = timed(lambda: run(placed), self._device)
-            return timing, self._peak_gib()
+                peak_gib, calls = self._peak_gib(), self._calls
+                run(placed)
+            return timing, peak_gib, UNRECORDED.get(case.way, case.way) if self._calls > calls else case.way
         finally:
             self._tidy()
 
@@ -230,9 +244,18 @@ class Bench:
             if self._uncompilable:
                 raise NotThere(self._uncompilable)
             self._compiled = self._compiled or compiler.compiled(module)
-            return CudaGraphs(case.network.name, _by_name(self._compiled), self._device)
-        called = _by_name(module)
-        return called if case.way == EAGER else CudaGraphs(case.network.name, called, self._device)
+            return self._graphs(case.network.name, self._counted(_by_name(self._compiled)), self._device)
+        called = self._counted(_by_name(module))
+        return called if case.way == EAGER else self._graphs(case.network.name, called, self._device)
+
+    def _counted(self, run: Recordable) -> Recordable:
+        """Counts the calls: a graph that is replayed makes none."""
+
+        def called(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            self._calls += 1
+            return run(inputs)
+
+        return called
 
     def _engine(self, case: Case, module: nn.Module) -> Run:
         if self._library is None:
@@ -318,7 +341,7 @@ def _tflop(network: Network, pixels: int) -> float:
     return tflop_of(_outline(network), {name: tensor.to("meta") for name, tensor in inputs.items()})
 
 
-def _by_name(module: Callable[..., object]) -> Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]:
+def _by_name(module: Callable[..., object]) -> Recordable:
     def called(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         answer: Any = module(**inputs)
         return answer if isinstance(answer, tuple) else (answer,)

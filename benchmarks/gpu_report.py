@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-Way = Literal["eager", "CUDA graphs", "torch.compile, CUDA graphs", "TensorRT, CUDA graphs"]
+Way = Literal["eager", "CUDA graphs", "torch.compile", "torch.compile, CUDA graphs", "TensorRT, CUDA graphs"]
 TERA = 1e12
 FLOPS = "2 m k n for each matrix product, convolution and attention product (torch.utils.flop_counter)"
 

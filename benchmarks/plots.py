@@ -56,10 +56,10 @@ def throughput_over_load(runs: Sequence[Run], path: Path) -> bool:
     return _over_load(runs, path, "throughput", "throughput, images/s", _draw_throughput)
 
 
-def timeline(steps: Sequence[Step], path: Path, simulated: bool = False) -> None:
+def timeline(steps: Sequence[Step], path: Path, simulated: str = "") -> None:
     """Rows in each step over time: of requests, fillers above them, and as a line those that wait.
 
-    steps: at least one, in order.
+    steps: at least one, in order. simulated: the device, where it is one.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.0, 4.8), layout="constrained")
@@ -86,7 +86,7 @@ def _over_load(
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.legend()
-        _titled(axes, f"{what} over {'concurrency' if closed else 'load'}", any(run.simulated for run in runs))
+        _titled(axes, f"{what} over {'concurrency' if closed else 'load'}", _simulated(runs))
         figure.savefig(path, dpi=DPI)
     return True
 
@@ -104,10 +104,15 @@ def _load(run: Run) -> float:
 def _draw_percentiles(axes: Axes, group: Group, colour: str, marker: str) -> None:
     label, runs = group
     pairs = [(_load(run), spread) for run in runs if (spread := figures(run).latency)]
+    if not pairs:
+        return
     for part, dashes in DASHES.items():
-        values = [getattr(spread, part) for _, spread in pairs]
-        named = label if part == "p50" else None
-        axes.plot([load for load, _ in pairs], values, dashes, color=colour, marker=marker, label=named)
+        told = [(load, value) for load, spread in pairs if (value := spread.told(part)) is not None]
+        fewest, most = min(spread.count for _, spread in pairs), max(spread.count for _, spread in pairs)
+        named = f"{label}, n = {fewest} to {most}" if part == "p50" else None
+        axes.plot(
+            [load for load, _ in told], [value for _, value in told], dashes, color=colour, marker=marker, label=named
+        )
 
 
 def _draw_throughput(axes: Axes, group: Group, colour: str, marker: str) -> None:
@@ -133,6 +138,10 @@ def _draw_steps(rows: Axes, waiting: Axes, steps: Sequence[Step]) -> None:
     waiting.set_ylim(bottom=0)
 
 
-def _titled(axes: Axes, title: str, simulated: bool) -> None:
+def _simulated(runs: Sequence[Run]) -> str:
+    return ", ".join(dict.fromkeys(run.device for run in runs if run.simulated))
+
+
+def _titled(axes: Axes, title: str, simulated: str) -> None:
     """A simulated device is told in the picture itself, which travels without its table."""
-    axes.set_title(f"{title} (simulated device)" if simulated else title, loc="left")
+    axes.set_title(f"{title} ({simulated})" if simulated else title, loc="left")

@@ -55,7 +55,8 @@ def _plots(runs: Sequence[Run], folder: Path, step_log: Path | None) -> list[Pat
         drawn += [throughput] if plots.throughput_over_load(some, throughput) else []
     if step_log:
         steps = _steps_within(runs, step_log)
-        plots.timeline(steps, folder / "timeline.png", any(run.simulated for run in runs))
+        devices = dict.fromkeys(run.device for run in runs if run.simulated)
+        plots.timeline(steps, folder / "timeline.png", ", ".join(devices))
         drawn.append(folder / "timeline.png")
     return drawn
 

@@ -2,40 +2,60 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import chart, goals, plots, steplog
+from benchmarks.errors import BenchError
+from benchmarks.figures import figures
+from benchmarks.goals import CALM_SPEED, SPEED
+from benchmarks.measured import Measured
 from benchmarks.report import save
 from benchmarks.run import Run
+from benchmarks.tables import load_text, shown
 
 SHORT, LONG = ("steps-4-", "steps-8-"), ("steps-50-",)
 """Of the workload `mixed`, by how the names of its kinds begin."""
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one request at a time serves when it is saturated. per_s: edits a second. window_s: over how long. edits:
+    that ended therein."""
+
+    model: str
+    device: str
+    per_s: float
+    window_s: float
+    edits: int
+
+
 @dataclass
 class Results:
-    """folder: where they go. speed: how many times as fast as in the tables the simulated device runs, and calm_speed
-    where waiting times are compared.
+    """folder: where they go.
 
-    values: of each goal, a value a run. rates: images a second when saturated, by model. runs: all of them. curve:
-    those over which latency is drawn.
+    values: of each goal. rates: images a second when saturated, by model. capacities: what loads are relative to. runs:
+    all that count. repeated: those that the harness was late in, which were made again and do not count. curve: those
+    over which latency is drawn. lengths: words on how long the runs of each part are.
     """
 
     folder: Path
-    speed: float
-    calm_speed: float
-    values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    values: dict[str, Measured] = field(default_factory=dict[str, Measured])
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    capacities: list[Capacity] = field(default_factory=list[Capacity])
     runs: list[Run] = field(default_factory=list[Run])
+    repeated: list[Run] = field(default_factory=list[Run])
     curve: list[Run] = field(default_factory=list[Run])
+    lengths: str = ""
 
     @property
     def capacity(self) -> float:
-        """What one request at a time reaches, in images a second."""
+        """What one request at a time reaches at `SPEED`, in images a second. Raises BenchError."""
+        if not self.rates["single"]:
+            raise BenchError("the loads of the part curves are relative to the part saturated; measure it as well")
         return float(np.median(self.rates["single"]))
 
     def step_log(self, model: str) -> Path:
@@ -54,23 +74,23 @@ class Results:
         (self.folder / "runs").mkdir(parents=True, exist_ok=True)
         for number, run in enumerate(self.runs):
             save(run, self.folder / "runs" / f"{number:02}-{run.label}-{run.workload}.json")
-        values = {name: found for name, found in self.values.items() if found}
+        values = {name: asdict(found) for name, found in self.values.items()}
         (self.folder / "goals.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        page = self._page(took_s, each, goals.table(values), self._plots())
+        page = self._page(took_s, each, goals.table(self.values), self._plots())
         (self.folder / "README.md").write_text(page, encoding="utf-8")
 
     def _plots(self) -> dict[str, str]:
         """Files in the folder, and what each shows."""
         if not self.curve:
             return {}
-        rates = {name: [rate / self.speed for rate in found] for name, found in self.rates.items()}
-        chart.draw(rates, self.curve, SHORT, self.speed, self.folder / "chart.png")
+        rates = {name: [rate / SPEED for rate in found] for name, found in self.rates.items()}
+        chart.draw(rates, self.curve, SHORT, SPEED, self.folder / "chart.png")
         plots.latency_over_load(self.curve, self.folder / "latency.png")
         plots.throughput_over_load(self.curve, self.folder / "throughput.png")
         busiest = max((run for run in self.curve if run.label == "ours"), key=lambda run: run.load.rate or 0)
-        plots.timeline(self.steps(busiest, "ours")[:400], self.folder / "timeline.png", simulated=True)
+        plots.timeline(self.steps(busiest, "ours")[:400], self.folder / "timeline.png", busiest.device)
         return {
-            "chart.png": "Saturated throughput, and the latency of quick edits over the load:",
+            "chart.png": "Saturated throughput, and the latency of quick edits over the load (n: of them at a load):",
             "latency.png": "Latency of all edits over the load, in the time of the simulated device's quickened clock:",
             "throughput.png": "Throughput over the load, likewise:",
             "timeline.png": "Rows in each step at the highest load, where they join and leave one by one:",
@@ -83,15 +103,20 @@ class Results:
         pictures = "\n\n".join(f"{text}\n\n![{name}]({name})" for name, text in drawn.items())
         return f"""# Results
 
-{where}{versions}. `make bench`, {each} runs of each measurement, {took_s / 60:.0f} minutes.
+{where}{versions}. `make bench`, {each} runs of each measurement, {took_s / 60:.0f} minutes. {self.lengths}
 
 {table}
 
 Simulated: the device computes nothing and takes the time that a table gives (`serve/backends/timings`), here
-{self.speed:g} times as fast, and {self.calm_speed:g} times where waiting times are compared; server, engine, HTTP and
-harness are real. S is the same engine with `batching: none`, K with `batching: requests`, D is
-`benchmarks.plain_diffusers`. Ratios are of one run each; throughput is in row-steps, and loads are relative to what S
-reaches when it is saturated. `make bench` writes each run with all its requests to `runs/`. Memory over a quarter of an
+{SPEED:g} times as fast, and {CALM_SPEED:g} times where waiting times are compared, as each line says; server, engine,
+HTTP and harness are real. S is the same engine with `batching: none`, K with `batching: requests`, D is
+`benchmarks.plain_diffusers`. Ratios of throughput are of one run each, and the value is their median; percentiles and
+shares are of the requests of all runs together. n: what a value is made of. A percentile of fewer than 100 (p99) or 20
+(p95) values is not told; the next one below is, or the maximum. Throughput is in row-steps: on a simulated device those
+of the steps that its log has within the saturated window, else each request's, spread over its denoise stage.
+{_capacities(self.capacities)}
+
+`make bench` writes each run with all its requests to `runs/`. Memory over a quarter of an
 hour under full load is on the page of the [soak](soak.md), which `make soak` writes; what each component takes on each
 executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`; what it
 takes to compile FLUX.1 Kontext at its true width in [real width](real_width.md), by `python -m benchmarks.real_width`,
@@ -101,4 +126,58 @@ benchmarks/results`; what serving costs as a cluster grows, up to a thousand GPU
 benchmarks.scale`.
 
 {pictures}
+
+## The runs
+
+{runs_table(self.runs)}
+
+{_repeated(self.repeated)}
 """
+
+
+def runs_table(runs: Iterable[Run]) -> str:
+    """A line for each run: what was sent, under which load of the machine, and what speaks against it."""
+    lines = [
+        "| | run | device | load | offered, requests/s | answered / sent | window, s | row-steps/s, by | load average |"
+        " against it |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *(_run_line(number, run) for number, run in enumerate(runs))])
+
+
+def _run_line(number: int, run: Run) -> str:
+    found = figures(run)
+    cells = [
+        f"{number:02}",
+        f"{run.label} {run.workload}, seed {run.seed}",
+        run.device,
+        load_text(run),
+        "" if run.load.concurrency else shown(found.offered_per_s),
+        f"{found.answered} / {found.sent}",
+        shown(found.window.length_s) if found.window else "",
+        f"{shown(found.row_steps_per_s)}, {found.row_steps_counted_by or 'all answers'}",
+        f"{run.machine.load_before:.1f} to {run.machine.load_after:.1f}",
+        "; ".join([*(f"NOT GOOD: {problem}" for problem in found.problems), *found.cautions]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _repeated(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "No run was repeated."
+    said = [f"- {run.label} {run.workload}, seed {run.seed}: {'; '.join(figures(run).problems)}" for run in runs]
+    return "\n".join(["Made again once, with those beside them, for these problems; they count nowhere:", "", *said])
+
+
+def _capacities(found: Sequence[Capacity]) -> str:
+    if not found:
+        return "Loads are relative to what S reaches when it is saturated."
+    told = "; ".join(
+        f"{one.per_s:.3g} edits a second on {one.device} ({one.edits} edits in {one.window_s:.0f} s of back-to-back "
+        f"service, `{one.model}`)"
+        for one in found
+    )
+    return (
+        f"Loads of 0.6 and 0.9 are relative to what S serves when it is saturated: {told}. The rates are those of "
+        "the arrivals' Poisson process; what came of it stands below with each run."
+    )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.errors import BenchError
+from benchmarks.steplog import Step
 
 SCHEMA = "retouch-bench/1"
 
@@ -141,7 +142,8 @@ class Run:
     `GET /v1/models/{id}` said of it. plan: facts of the workload or trace, withheld the fields of it that were not
     sent. requests, duration_s, grace_s, warmup: the bounds asked for. started_at: Unix seconds of the run's start.
     wall_s: from there to the last answer or the hard stop. solo_s: seconds that each kind takes alone. loop_lag: how
-    late a clock in the harness's own event loop woke.
+    late a clock in the harness's own event loop woke. steps: of the server's step log within the run, where one is at
+    hand.
     """
 
     label: str
@@ -166,10 +168,19 @@ class Run:
     engine: Engine | None
     machine: Machine
     records: list[Record]
+    steps: list[Step] = field(default_factory=list[Step])
 
     @property
     def simulated(self) -> bool:
         return self.facts.get("backend") == "simulated"
+
+    @property
+    def device(self) -> str:
+        """The backend; of a simulated one its table and speed, where the harness knows them: it started the server."""
+        if not self.simulated:
+            return str(self.facts.get("backend", "not told"))
+        played = self.facts.get("simulated")
+        return simulated(**played) if played else "simulated, by a table and at a speed that the server does not tell"
 
 
 _RUN = TypeAdapter(Run)
@@ -200,6 +211,11 @@ def parse(text: bytes) -> Run:
 def dumped(run: Run) -> dict[str, Any]:
     """The run as JSON values, without its figures."""
     return {"schema": SCHEMA, **_RUN.dump_python(run, mode="json")}
+
+
+def simulated(timings: str, speed: float) -> str:
+    """How a simulated device is named wherever its figures are: by its table, and how many times as fast it runs."""
+    return f"simulated {timings} x{speed:g}"
 
 
 def _share(part: float | None, whole: float | None) -> float | None:

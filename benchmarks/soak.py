@@ -4,11 +4,15 @@
 sends both a mix of edits in a closed loop. The memory of every process is sampled; the slope of a straight line through
 the proportional set sizes, after a warm-up of two minutes, is told for each kind of process and for all together, with
 its standard error. It is of the means of each minute, since what is sampled every few seconds depends on the samples
-before. Memory does not grow where its slope is within two standard errors of 0, or below 1 MiB a minute.
+before. Memory is flat where its slope is below 1 MiB a minute even with two standard errors added to it; it grows where
+it is not, and is above 0 by more than two; else the soak was too short, or too noisy, to decide. Likewise the pace: it
+holds where the last third of the time answered less than the first by under a tenth even with two standard errors added
+to that, those of counts that vary as Poisson's do; it falls where it is less by more than two.
 
 Ray's object store is told apart, and not in what the processes hold: it is a file of a fixed size in shared memory, of
 which the system has given out what was ever written to, so it fills up for a while and never gets larger than its size.
-Exit code 1 where a request was not answered, all processes together grow, or the object store is larger than it may be.
+Exit code 1 where a request was not answered, all processes together are not flat, the object store is larger than it
+may be, or a model's pace falls.
 """
 
 import argparse
@@ -37,6 +41,7 @@ from benchmarks.machine import load_average, machine
 from benchmarks.plan import MixedPlan
 from benchmarks.plots import COLOURS, DPI, SIZE_INCHES, STYLE
 from benchmarks.run import Record, Run
+from benchmarks.run import simulated as played
 from benchmarks.server import Memory, RunningServer, serving
 from benchmarks.wire import Server
 from benchmarks.workload import Workload
@@ -47,14 +52,17 @@ Numbers = npt.NDArray[np.float64]
 SAMPLE_S = 5.0
 WARMUP_S = 120.0
 FLAT_MIB_PER_MIN = 1.0
+HELD_SHARE = 0.1
+"""By less than this the pace may fall."""
 STANDARD_ERRORS = 2.0
-GROWS = "grows"
+GROWS, FALLS, UNDECIDED = "grows", "falls", "not decided"
 PARTS = 3
 ALL = "all processes"
 STORE = "object store"
 STORE_MIB = 2 * LimitSettings().bodies_bytes / 2**20
 SHOWN_KINDS = 6
 EMBEDDED, SIMULATED = embedded_model().id, "simulated"
+TIMINGS = "h200"
 WORKERS = {EMBEDDED: 2, SIMULATED: 8}
 _KINDS: dict[str, list[dict[str, Any]]] = {
     EMBEDDED: [
@@ -82,7 +90,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """A straight line through samples. verdict: why it is no growth, or that it is."""
+    """A straight line through samples. verdict: `flat` or `falls` and why, `grows`, or that it is not decided."""
 
     mib_per_min: float
     standard_error: float
@@ -90,7 +98,16 @@ class Slope:
 
     @property
     def flat(self) -> bool:
-        return self.verdict != GROWS
+        return self.verdict not in (GROWS, UNDECIDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """By which share the pace fell, below 0 where it rose. verdict: that it holds and why, falls, or is not decided."""
+
+    fall: float
+    standard_error: float
+    verdict: str
 
 
 def main() -> None:
@@ -108,7 +125,8 @@ def main() -> None:
     plot(samples, arguments.out / "soak.png")
     (arguments.out / "soak.md").write_text(_page(facts, found), encoding="utf-8")
     print(markdown(found))
-    sys.exit(1 if found["errors"] or not found["flat"] else 0)
+    falls = any(pace["verdict"] == FALLS for pace in found["pace"].values())
+    sys.exit(1 if found["errors"] or not found["flat"] or falls else 0)
 
 
 def report(samples: Sequence[Sample], runs: Sequence[Run]) -> dict[str, Any]:
@@ -123,6 +141,7 @@ def report(samples: Sequence[Sample], runs: Sequence[Run]) -> dict[str, Any]:
         "answered": {run.model: sum(one.outcome == "answered" for one in run.records) for run in runs},
         "errors": _errors(runs),
         "images_per_s_in_thirds": {run.model: in_parts(run.records, run.duration_s) for run in runs},
+        "pace": {run.model: asdict(pace(in_parts(run.records, run.duration_s), run.duration_s)) for run in runs},
     }
 
 
@@ -153,6 +172,17 @@ def in_parts(records: Sequence[Record], duration_s: float) -> list[float]:
     return [count / part_s for count in images]
 
 
+def pace(images_per_s: Sequence[float], duration_s: float) -> Pace:
+    """From the first part of the time to the last; see the module's docstring."""
+    first, last = (rate * duration_s / PARTS for rate in (images_per_s[0], images_per_s[-1]))
+    if not first or not last:
+        return Pace(1.0 if first else 0.0, 0.0, FALLS if first else UNDECIDED)
+    fall, error = 1 - last / first, last / first * float(np.sqrt(1 / first + 1 / last))
+    if fall + STANDARD_ERRORS * error < HELD_SHARE:
+        return Pace(fall, error, f"holds: falls by less than {HELD_SHARE:.0%}")
+    return Pace(fall, error, FALLS if fall > STANDARD_ERRORS * error else UNDECIDED)
+
+
 def plot(samples: Sequence[Sample], path: Path) -> None:
     """Memory over time, of all together and of the kinds that hold most."""
     minutes = [one.at_s / 60.0 for one in samples]
@@ -181,7 +211,11 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines.append("")
     for model, rates in found["images_per_s_in_thirds"].items():
         told = ", ".join(f"{rate:.2f}" for rate in rates)
-        lines.append(f"{model}: {found['answered'][model]} requests answered; images/s in thirds of the time: {told}")
+        change = found["pace"][model]
+        lines.append(
+            f"{model}: {found['answered'][model]} requests answered; images/s in thirds of the time: {told}; from the "
+            f"first to the last {-change['fall']:+.1%} ± {change['standard_error']:.1%}: {change['verdict']}"
+        )
     errors = ", ".join(f"{what}: {count}" for what, count in found["errors"].items())
     return "\n".join([*lines, f"errors: {errors or 'none'}"])
 
@@ -190,17 +224,19 @@ def _page(facts: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     machine = facts["machine"]
     about = (
         f"{machine['cpu']}, {machine['cores']} cores; `make soak`, {facts['minutes']:g} minutes; load average "
-        f"{machine['load_before']:.1f} before, {machine['load_after']:.1f} at the end."
+        f"{machine['load_before']:.1f} before, {machine['load_after']:.1f} at the end. {SIMULATED}: on "
+        f"{played(TIMINGS, facts['speed'])}."
     )
     return f"# Soak\n\n{about}\n\n{markdown(found)}\n\n![soak.png](soak.png)\n"
 
 
 def _verdict(rise: float, error: float) -> str:
-    if abs(rise) <= STANDARD_ERRORS * error:
-        return "flat: within two standard errors of 0"
-    if abs(rise) < FLAT_MIB_PER_MIN:
+    least, most = rise - STANDARD_ERRORS * error, rise + STANDARD_ERRORS * error
+    if most <= -FLAT_MIB_PER_MIN:
+        return FALLS
+    if most < FLAT_MIB_PER_MIN:
         return f"flat: below {FLAT_MIB_PER_MIN:g} MiB/min"
-    return GROWS if rise > 0 else "falls"
+    return GROWS if least > 0 else UNDECIDED
 
 
 def _errors(runs: Sequence[Run]) -> dict[str, int]:
@@ -252,7 +288,7 @@ def _simulated(weights: Path, speed: float) -> dict[str, Any]:
         "family": "flux_kontext",
         "weights": weights,
         "backend": "simulated",
-        "simulated": {"timings": "h200", "speed": speed},
+        "simulated": {"timings": TIMINGS, "speed": speed},
         "max_batch": 8,
         "num_cpus": 0.1,
     }

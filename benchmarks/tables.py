@@ -1,9 +1,11 @@
 """Runs in Markdown: one beside the other, or one side's ratio to the other's.
 
-`rows` flattens a run into named values, which both tables and plots take. A value that is not known is `n/a`.
+`rows` flattens a run into named values, which both tables and plots take. A value that is not known is `n/a`, and so is
+a percentile of fewer samples than it needs (`figures.MIN_SAMPLES`). A comparison says first in what the two sides
+differ beside their results; where they did not send the same work it says that they are NOT COMPARABLE.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -13,7 +15,8 @@ from benchmarks.run import Lag, Run
 Values = dict[str, float | None]
 PERCENTILES = ("mean", "p50", "p90", "p95", "p99", "max")
 MIB = 2**20
-SIMULATED = "**Simulated**: the backend's times come from a table, not from a device."
+SHOWN_CHARACTERS = 100
+"""Of a value in which two sides differ; longer ones are in the runs' files."""
 
 
 def rows(run: Run) -> Values:
@@ -78,7 +81,7 @@ def comparison(a: Sequence[Run], b: Sequence[Run]) -> str:
         for name, runs in (("A", a), ("B", b))
     ]
     about = [line for name, runs in (("A", a), ("B", b)) for run in runs for line in _about(name, run)]
-    return _page([*a, *b], about, _markdown(["figure", *heads, "B/A"], lines))
+    return "\n".join([*_differences(a, b), _page([*a, *b], about, _markdown(["figure", *heads, "B/A"], lines))])
 
 
 def ratio(a: float | None, b: float | None) -> float | None:
@@ -105,6 +108,41 @@ def load_text(run: Run) -> str:
     return f"Poisson arrivals, {rate}" if load.process == "poisson" else f"arrivals of {load.origin} {rate}".rstrip()
 
 
+Told = Callable[[Run], object]
+
+_SAME_WORK: Mapping[str, Told] = {
+    "the plan": lambda run: run.plan or run.workload,
+    "how requests come": load_text,
+    "the seed": lambda run: run.seed,
+    "fields that were not sent": lambda run: ", ".join(run.withheld) or "none",
+    "the bounds": lambda run: f"{run.requests or 'any number of'} requests, {run.duration_s:g} s of sending",
+}
+_SAME_YARDSTICK: Mapping[str, Told] = {
+    "solo times, which set the deadlines": lambda run: {kind: round(s, 3) for kind, s in sorted(run.solo_s.items())},
+    "the harness's processor": lambda run: f"{run.machine.cpu}, {run.machine.cores} cores",
+    "the simulated device": lambda run: run.device if run.simulated else "none",
+}
+
+
+def _differences(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
+    """What the sides do not have in common; of several runs a side, what any of them has."""
+    work, yardstick = (_differing(told, a, b) for told in (_SAME_WORK, _SAME_YARDSTICK))
+    if not work and not yardstick:
+        return []
+    verdict = "**NOT COMPARABLE**: the sides did not do the same work." if work else "**The sides differ**:"
+    return [verdict, "", *(f"- {line}" for line in [*work, *yardstick]), ""]
+
+
+def _differing(told: Mapping[str, Told], a: Sequence[Run], b: Sequence[Run]) -> list[str]:
+    found: list[str] = []
+    for name, of in told.items():
+        left, right = (list(dict.fromkeys(str(of(run)) for run in side)) for side in (a, b))
+        if set(left) != set(right):
+            short = all(len(one) <= SHOWN_CHARACTERS for one in [*left, *right])
+            found.append(f"{name}: {' and '.join(left)} against {' and '.join(right)}" if short else f"{name} differ")
+    return found
+
+
 def _counts(found: Figures) -> dict[str, float]:
     return {
         "sent": found.sent,
@@ -116,7 +154,8 @@ def _counts(found: Figures) -> dict[str, float]:
 
 
 def _latency(name: str, spread: Spread | None) -> Values:
-    return {f"{name} {part}, s": None if spread is None else getattr(spread, part) for part in PERCENTILES}
+    values: Values = {f"{name}, samples": float(spread.count if spread else 0)}
+    return {**values, **{f"{name} {part}, s": spread.told(part) if spread else None for part in PERCENTILES}}
 
 
 def _by_kind(kinds: Mapping[str, KindFigures]) -> Values:
@@ -133,7 +172,7 @@ def _by_kind(kinds: Mapping[str, KindFigures]) -> Values:
 
 def _stages(stages: Mapping[str, Spread]) -> Values:
     parts = ("mean", "p50", "p99")
-    return {f"stage {name} {part}, ms": getattr(spread, part) for name, spread in stages.items() for part in parts}
+    return {f"stage {name} {part}, ms": spread.told(part) for name, spread in stages.items() for part in parts}
 
 
 def _engine(run: Run) -> Values:
@@ -171,7 +210,10 @@ def _page(runs: Sequence[Run], about: Sequence[str], body: str) -> str:
 
 
 def _banner(runs: Sequence[Run]) -> list[str]:
-    return [SIMULATED, ""] if any(run.simulated for run in runs) else []
+    devices = dict.fromkeys(run.device for run in runs if run.simulated)
+    if not devices:
+        return []
+    return [f"**Simulated**: the backend's times come from a table, not from a device ({'; '.join(devices)}).", ""]
 
 
 def _about(head: str, run: Run) -> list[str]:

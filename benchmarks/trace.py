@@ -1,11 +1,12 @@
 """Trace files: when requests arrived, and what they asked for.
 
-`read_times` takes one number a line, seconds from the start, with `#` for remarks; or a trace of requests that have
-timestamps. `read_plan` takes a trace of requests, in the text form of vLLM-Omni's diffusion benchmark, one a line:
+`read_times` takes one number a line, in seconds, with `#` for remarks; or a trace of requests that have timestamps. The
+earliest counts as 0. `read_plan` takes a trace of requests, in the text form of vLLM-Omni's diffusion benchmark, one a
+line:
 
     Request(request_id='req-0001', prompt='a fox in snow', width=640, height=640, num_inference_steps=24, timestamp=1.5)
 
-Read of each: prompt (or text), width, height, num_inference_steps, seed, timestamp (seconds; the earliest counts as 0),
+Read of each: prompt (or text), width, height, num_inference_steps, seed, timestamp (seconds),
 slo_ms, image_path or image_paths (from the trace's folder), and beyond that form strength, guidance_scale and n.
 Ignored: request_id, num_frames, fps and everything else, told by `ignored`. A request without a picture gets a made one
 of its width and height. Its output size is that where the API has it, else `auto`, which keeps the picture's aspect and
@@ -63,11 +64,13 @@ def is_trace(path: Path) -> bool:
 
 
 def read_times(path: Path) -> tuple[float, ...]:
-    """Arrival times in seconds, in order, the first of requests' timestamps at 0. Raises BenchError."""
+    """Arrival times in seconds, in order, the first of them at 0. Raises BenchError."""
     lines = _lines(path)
     if any(text.startswith("Request(") for _, text in lines):
-        return _timestamps(path)
-    return tuple(sorted(_seconds(where, text) for where, text in lines))
+        times = _timestamps(path)
+    else:
+        times = [_seconds(where, text) for where, text in lines]
+    return tuple(sorted(at - min(times) for at in times))
 
 
 def read_plan(path: Path, seed: int = 0, pictures: Pictures | None = None) -> ReplayedPlan:
@@ -84,13 +87,12 @@ def ignored(path: Path) -> list[str]:
     return sorted({name for row in _rows(path) for name in row.values} - READ)
 
 
-def _timestamps(path: Path) -> tuple[float, ...]:
+def _timestamps(path: Path) -> list[float]:
     rows = _rows(path)
     without = next((row for row in rows if row.values.get("timestamp") is None), None)
     if without:
         raise BenchError(f"{without.where} has no timestamp; give the arrivals by a rate or a concurrency")
-    times = sorted(row.number("timestamp") or 0.0 for row in rows)
-    return tuple(at - times[0] for at in times)
+    return [row.number("timestamp") or 0.0 for row in rows]
 
 
 def _seconds(where: str, text: str) -> float:

@@ -33,9 +33,11 @@ from benchmarks.chaos.report import Blow, markdown, reported
 from benchmarks.checkpoints import flux_kontext_configurations
 from benchmarks.cluster import ENVIRONMENT, Nodes, cluster, serve_config
 from benchmarks.machine import load_average, machine
+from benchmarks.run import simulated
 from benchmarks.server import free_port
 
 MODEL = "simulated"
+TIMINGS, SPEED = "linear", 4
 RESTORED_WITHIN_S = 60.0
 DISK_MIB = 2
 DISTINCT = 24
@@ -96,11 +98,12 @@ async def _struck(world: World, fault: Fault, sending: Clients, pace: Pace) -> B
     if fault.mend:
         await asyncio.sleep(DOWN_S)
         await asyncio.to_thread(fault.mend, world)
+    made_s = sending.now_s()
     watching = asyncio.create_task(asyncio.sleep(pace.watched_s))
     restored_s = sending.now_s() if await asyncio.to_thread(_is_restored_in_time, world.nodes) else None
     await watching
     print(f"{fault.name}: {len(sending.requests)} requests so far", file=sys.stderr)
-    return Blow(fault.name, calm_s, struck_s, restored_s, sending.now_s(), fault.cuts)
+    return Blow(fault.name, calm_s, struck_s, made_s, restored_s, sending.now_s(), fault.cuts, fault.kills)
 
 
 def _is_restored_in_time(nodes: Nodes) -> bool:
@@ -159,7 +162,7 @@ def _settings(weights: Path, store: Path) -> dict[str, Any]:
         "family": "flux_kontext",
         "weights": str(weights),
         "backend": "simulated",
-        "simulated": {"timings": "linear", "speed": 4},
+        "simulated": {"timings": TIMINGS, "speed": SPEED},
         "max_batch": 2,
         "replicas": 2,
         "num_gpus": 1,
@@ -177,7 +180,8 @@ def _page(told: dict[str, Any]) -> str:
     facts = (
         f"{about['cpu']}, {about['cores']} cores, load average {about['load_before']:.1f} before; {versions}. "
         f"`python -m benchmarks.chaos`, {told['took_s'] / 60:.0f} minutes, {told['clients']} clients in a closed loop, "
-        f"each with {told['think_s']:g} s between two requests: one that waits for what has died sends nothing else."
+        f"each with {told['think_s']:g} s between two requests: one that waits for what has died sends nothing else. "
+        f"Edits run on {simulated(TIMINGS, SPEED)}."
     )
     return f"# Chaos\n\n{facts}\n\n{markdown(told)}\n"
 

@@ -148,12 +148,13 @@ Act = Callable[[World], None]
 @dataclass(frozen=True, slots=True)
 class Fault:
     """mend: after DOWN_S; None where the cluster mends itself. cuts: whether it ends processes that hold a client's
-    connection, whose requests may therefore be cut off."""
+    connection, whose requests may therefore be cut off. kills: whether it ends any process."""
 
     name: str
     strike: Act
     mend: Act | None = None
     cuts: bool = False
+    kills: bool = True
 
 
 def faults(model: str) -> dict[str, Fault]:
@@ -169,9 +170,9 @@ def faults(model: str) -> dict[str, Fault]:
         Fault("gcs", lambda world: world.nodes.kill_gcs(), lambda world: world.nodes.start_gcs()),
         Fault("redis", lambda world: world.redis.kill(), World.restart_redis),
         Fault("head", World.lose_head, World.add_head, cuts=True),
-        Fault("slow clients", World.send_slowly, World.leave),
-        Fault("500 connections", World.hold_connections, World.leave),
-        Fault("full disk", World.fill_disk, World.free_disk),
+        Fault("slow clients", World.send_slowly, World.leave, kills=False),
+        Fault("500 connections", World.hold_connections, World.leave, kills=False),
+        Fault("full disk", World.fill_disk, World.free_disk, kills=False),
     ]
     return {one.name: one for one in every}
 

@@ -9,6 +9,7 @@ from benchmarks.chaos.clients import OFFICIAL_TRIES, Request, Try
 
 BAD = ("wrong", "unclean", "hung")
 WINDOW_S = 5.0
+_TIMES = ("next_good_s", "full_s", "restored_s", "slowest_s")
 FULL = 0.8
 """Of the throughput before; the clients' number is fixed, so that requests which wait make it less."""
 
@@ -17,15 +18,19 @@ FULL = 0.8
 class Blow:
     """One fault as it was made: on the clients' clock, calm from when on, struck when, watched until when.
 
-    cuts: whether it ended processes that hold connections. restored_s: when all replicas were up again, if they were.
+    made_s: when all of it was done: the strike, the time that what is mended from outside stays away, and its mending.
+    restored_s: when all replicas were up again, if they were. cuts: whether it ended processes that hold connections.
+    kills: whether it ended any.
     """
 
     name: str
     calm_s: float
     struck_s: float
+    made_s: float
     restored_s: float | None
     until_s: float
     cuts: bool
+    kills: bool = True
 
 
 def reported(blows: Sequence[Blow], requests: Sequence[Request], slow_ends: Sequence[int] = ()) -> dict[str, Any]:
@@ -51,7 +56,8 @@ def _blow(blow: Blow, requests: Sequence[Request]) -> dict[str, Any]:
         "ends": dict(Counter(_told(one) for one in near)),
         "next_good_s": good[0] if good else None,
         "full_s": _full_s(blow, ended_s),
-        "restored_s": None if blow.restored_s is None else blow.restored_s - blow.struck_s,
+        "kills": blow.kills,
+        "restored_s": None if blow.restored_s is None else blow.restored_s - blow.made_s,
         "slowest_s": max((one.ended_s - one.began_s for one in near if one.kind == "right"), default=None),
     }
 
@@ -98,13 +104,17 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     for blow in report["blows"]:
         ends = ", ".join(f"{count} {what}" for what, count in sorted(blow["ends"].items()))
-        times = (blow[name] for name in ("next_good_s", "full_s", "restored_s", "slowest_s"))
-        lines.append(f"| {blow['name']} | {ends} | {' | '.join(map(_seconds, times))} |")
+        next_good, full, restored, slowest = (_seconds(blow[name]) for name in _TIMES)
+        cells = [blow["name"], ends, next_good, full, restored if blow["kills"] else "", slowest]
+        lines.append(f"| {' | '.join(cells)} |")
     wrongs, slow = report["wrongs"], report["slow_ends"]
     told = ", ".join(f"{count} times {status}" for status, count in slow.items())
     return "\n".join(
         [
             *lines,
+            "",
+            "All replicas up: from when the fault was made, and mended where that is done from outside; empty where no "
+            "process is killed.",
             "",
             f"{report['requests']} requests; the most tries of one: {report['most_tries']}; "
             f"{report['beyond_official_retries']} needed more than the two retries of OpenAI's clients.",

@@ -42,14 +42,20 @@ def run(
     ] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Open loop: arrivals at the times in a file, seconds a line or timestamps of a trace."),
+        typer.Option(
+            help="Open loop: arrivals at the times in a file, the first at 0: seconds a line, or timestamps of a trace."
+        ),
     ] = None,
     requests: Annotated[
         int | None, typer.Option(min=1, show_default="as many as fit --duration", help="Stop after so many.")
     ] = None,
     duration: Annotated[
         float | None,
-        typer.Option(min=0.001, show_default="60, or 600 with --requests", help="Stop sending after so many seconds."),
+        typer.Option(
+            min=0.001,
+            show_default="60, or 600 with --requests, or to the end of --trace",
+            help="Stop sending after so many seconds.",
+        ),
     ] = None,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds for what is under way then; what still hangs counts as unfinished.")
@@ -106,7 +112,7 @@ def run(
         _check_folder(target)
         shape = Shape("multipart" if multipart else "json", model, _names(extra_fields))
         solo_s = _runs([str(solo_from)])[0].solo_s if solo_from else None
-        bounds = Bounds(requests, _duration_s(duration, requests), grace, warmup)
+        bounds = Bounds(requests, duration_s(duration, requests, arrivals), grace, warmup)
         with working(f"Measuring {url} with {plan.name}"):
             _allow_many_connections()
             measured = asyncio.run(drive(Server(url, shape, api_key), plan, arrivals, bounds, label, solo_s=solo_s))
@@ -123,7 +129,10 @@ def compare(
     a: Annotated[str, typer.Argument(help="A run's JSON file; or several, as a glob or with commas between.")],
     b: Annotated[str, typer.Argument(help="The same for the other side.")],
 ) -> None:
-    """Print the ratio B/A of every figure as a Markdown table; with several runs a side, of their medians."""
+    """Print the ratio B/A of every figure as a Markdown table; with several runs a side, of their medians.
+
+    What the sides differ in beside their results comes first: NOT COMPARABLE where they did not send the same work.
+    """
     with bench_failures():
         from benchmarks.tables import comparison  # noqa: PLC0415
 
@@ -191,8 +200,15 @@ def _arrivals(rate: float | None, concurrency: int | None, trace: Path | None) -
     return Closed(concurrency) if concurrency else Given(read_times(trace or Path()), str(trace))
 
 
-def _duration_s(duration: float | None, requests: int | None) -> float:
-    return duration or (60.0 if requests is None else 600.0)
+def duration_s(duration: float | None, requests: int | None, arrivals: "Arrivals") -> float:
+    """Arrivals at times of their own end with the last of them, unless they are to end before."""
+    from benchmarks.arrivals import Given  # noqa: PLC0415
+
+    if duration is not None:
+        return duration
+    if isinstance(arrivals, Given):
+        return arrivals.times_s[-1]
+    return 60.0 if requests is None else 600.0
 
 
 def _names(text: str) -> frozenset[str]:

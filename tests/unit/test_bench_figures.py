@@ -1,13 +1,16 @@
 """Figures from records that are made by hand, against numpy and against what is known of the server they stand for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.figures import Spread, figures, saturated_window
+from benchmarks.figures import Spread, denoise_s, figures, saturated_window
 from benchmarks.run import Lag, Load, Machine, Outcome, Record, Run
 from benchmarks.scrape import Scrape, engine
+from benchmarks.steplog import Step
 
 QUIET = Lag(0.0, 0.0, 0.0)
 MACHINE = Machine("a processor", 2, 2**33, "Linux", 0.5, 0.7, {"python": "3.11"})
@@ -96,7 +99,66 @@ def test_the_saturated_window_leaves_out_the_ramp_and_the_tail():
     assert window
     assert (window.from_s, window.to_s) == (1.0, 4.0)
     found = figures(run_of(records, Load("closed", concurrency=3)))
-    assert found.images_per_s == pytest.approx((3 + 3 + 2 + 1 / 57) / 3)
+    assert found.images_per_s == pytest.approx((3 + 3 + 2) / 3)
+
+
+def queued(requests: int, workers: int, stages: bool = True) -> list[Record]:
+    """One at a time, 1 s and 10 row-steps each, of which 0.1 s in `vae` and `png`; the others wait."""
+    timing = {"queue": 5.0, "denoise": 900.0, "vae": 60.0, "png": 40.0}
+    return [
+        replace(one, row_steps=10, stages_ms=timing if stages else {})
+        for one in one_by_one(workers, requests, took_s=1.0)
+    ]
+
+
+def test_the_time_in_a_queue_is_no_work_done():
+    """A long request, 12 s under way, ran in its last second alone, after the window. Spread over its time under way it
+    would give the window 90 of its 100 row-steps."""
+    records = [*queued(10, 2)]
+    records.append(record(10, 1.0, 13.0, row_steps=100, stages_ms={"denoise": 1000.0, "vae": 0.0, "png": 0.0}))
+    window = saturated_window(records, 2)
+    assert window
+    found = figures(run_of(records, Load("closed", concurrency=2)))
+    within = [one for one in queued(10, 2) if window.from_s < one.ended_s - 0.1 <= window.to_s]
+    assert found.row_steps_counted_by == "denoise stage"
+    assert found.row_steps_per_s == pytest.approx(10 * len(within) / window.length_s, rel=0.02)
+
+
+def test_a_request_counts_where_its_denoise_stage_lies():
+    assert denoise_s(queued(1, 1)[0]) == pytest.approx((0.0, 0.9))
+    assert denoise_s(record(0, 0.0, 1.0)) is None
+
+
+def test_without_server_timing_requests_count_where_they_end():
+    found = figures(run_of(queued(20, 4, stages=False), Load("closed", concurrency=4)))
+    assert (found.counted_by, found.row_steps_counted_by) == ("completions", "completions")
+    assert found.row_steps_per_s == pytest.approx(10.0)
+
+
+def test_a_step_log_counts_the_rows_of_the_steps_within_the_window():
+    """Steps of 0.5 s with 3 rows, with a pause of as long after each: 3 rows a second, whatever requests say."""
+    run = run_of(queued(20, 4), Load("closed", concurrency=4))
+    steps = [Step(run.started_at + number, 0.5, 3) for number in range(-5, 40)]
+    found = figures(replace(run, steps=steps))
+    assert found.row_steps_counted_by == "step log"
+    assert found.row_steps_per_s == pytest.approx(3.0, rel=1e-4)
+    assert (found.counted_by, found.images_per_s) == ("denoise stage", pytest.approx(1.0, rel=0.02))
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(9, []), (10, ["p90"]), (20, ["p90", "p95"]), (100, ["p90", "p95", "p99"])]
+)
+def test_a_percentile_needs_enough_values(count: int, told: list[str]):
+    spread = Spread.of([float(value) for value in range(count)])
+    assert spread
+    assert [part for part in ("p90", "p95", "p99") if spread.told(part) is not None] == told
+    assert spread.told("max") == count - 1
+
+
+def test_a_short_window_is_a_caution_and_no_problem():
+    found = figures(run_of(one_by_one(4, 8, 0.5), Load("closed", concurrency=4)))
+    assert found.good
+    assert found.cautions == ["only 1 requests ended in the saturated window of 4 workers"]
 
 
 def test_no_window_no_throughput():

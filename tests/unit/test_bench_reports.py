@@ -5,19 +5,23 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from benchmarks import run as run_file
 from benchmarks import steplog
+from benchmarks.arrivals import Given, Poisson, times_s
+from benchmarks.drive import load_of
 from benchmarks.errors import BenchError
 from benchmarks.report import save, write
 from benchmarks.run import Load, Run
 from benchmarks.tables import comparison, rows, shown, table
 from serve.cli import main
+from serve.cli.bench import duration_s
 from tests.unit.bench_peer import Peer, Way, serving
-from tests.unit.test_bench_figures import record, run_of
+from tests.unit.test_bench_figures import MACHINE, record, run_of
 
 WORKLOAD = "name: small\nkinds: [{name: a, size: 16x16, steps: 4, sources: 2}]\n"
 
@@ -101,9 +105,54 @@ def test_a_simulated_backend_is_told_by_every_table():
     assert "imulated" not in table([run_at(0.5)])
 
 
+def test_a_simulated_device_is_told_by_its_table_and_speed():
+    facts = {"id": "tiny", "backend": "simulated", "simulated": {"timings": "linear", "speed": 2}}
+    assert "(simulated linear x2)" in table([run_at(0.5, facts=facts)])
+
+
+def test_sides_that_did_the_same_work_are_compared_without_remarks():
+    assert comparison([run_at(0.5)], [run_at(0.25)]).startswith("- **A**")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"plan": {"kinds": ["b"]}}, "- the plan: test against {'kinds': ['b']}"),
+        ({"seed": 3}, "- the seed: 0 against 3"),
+        ({"withheld": ["seed", "strength"]}, "- fields that were not sent: none against seed, strength"),
+        ({"rate": 2.0}, "- how requests come: Poisson arrivals, 1 requests/s against Poisson arrivals, 2 requests/s"),
+    ],
+)
+def test_sides_that_did_not_do_the_same_work_are_not_comparable(more: dict[str, Any], line: str):
+    markdown = comparison([run_at(0.5)], [run_at(0.5, **more)])
+    assert markdown.startswith("**NOT COMPARABLE**")
+    assert line in markdown.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"solo_s": {"a": 0.5}}, "- solo times, which set the deadlines: {} against {'a': 0.5}"),
+        (
+            {"machine": replace(MACHINE, cpu="another")},
+            "- the harness's processor: a processor, 2 cores against another, 2 cores",
+        ),
+        (
+            {"facts": {"backend": "simulated", "simulated": {"timings": "linear", "speed": 4}}},
+            "- the simulated device: none against simulated linear x4",
+        ),
+    ],
+)
+def test_sides_with_another_yardstick_are_told(more: dict[str, Any], line: str):
+    markdown = comparison([run_at(0.5)], [run_at(0.5, **more)])
+    assert markdown.startswith("**The sides differ**")
+    assert line in markdown.splitlines()
+
+
 def test_a_kind_has_lines_of_its_own():
     values = rows(run_of([record(0, 0.0, 1.0), record(1, 0.0, 3.0, kind="b", deadline_s=5.0)]))
-    assert (values["[a] latency p99, s"], values["[b] latency p99, s"]) == (1.0, 3.0)
+    assert (values["[a] latency p50, s"], values["[b] latency p50, s"]) == (1.0, 3.0)
+    assert (values["[a] latency p99, s"], values["[a] latency, samples"]) == (None, 1)
     assert (values["[a] within deadline"], values["[b] within deadline"]) == (None, 1.0)
 
 
@@ -207,13 +256,31 @@ def test_deadlines_can_be_those_of_another_run(tmp_path: Path, workload: Path, c
 
 
 def test_arrivals_can_come_from_a_file(tmp_path: Path, workload: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "times").write_text("0\n0.01\n0.02\n")
+    (tmp_path / "times").write_text("100\n100.01\n100.02\n")
     with serving(Peer()) as peer:
         options = "--url", peer.url, "--trace", tmp_path / "times", "--out", tmp_path / "run.json"
         assert command(capsys, "run", workload, *options)[0] == 0
     run = run_file.load(tmp_path / "run.json")
-    assert [record.planned_s for record in run.records] == [0.0, 0.01, 0.02]
+    assert [record.planned_s for record in run.records] == pytest.approx([0.0, 0.01, 0.02])
     assert run.load.process == "trace"
+
+
+@pytest.mark.parametrize(
+    ("duration", "requests", "expected_s"),
+    [(None, None, 900.0), (None, 5, 900.0), (30.0, None, 30.0)],
+)
+def test_a_trace_is_sent_to_its_end_unless_a_duration_is_given(
+    duration: float | None, requests: int | None, expected_s: float
+):
+    assert duration_s(duration, requests, Given((0.0, 900.0))) == expected_s
+    assert duration_s(None, None, Poisson(1.0)) == 60.0
+
+
+def test_the_rate_of_a_trace_is_that_of_what_was_scheduled():
+    """A minute of one a second, then ten a second; only the first half minute is sent."""
+    arrivals = Given((*map(float, range(60)), *(60 + number / 10 for number in range(600))))
+    schedule = times_s(arrivals, 0, None, 30.0)
+    assert load_of(arrivals, schedule).rate == 1.0
 
 
 @pytest.mark.parametrize(("options", "sent"), [((), "Bearer of-all"), (("--api-key", "own"), "Bearer own")])

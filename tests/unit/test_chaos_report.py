@@ -7,7 +7,7 @@ import pytest
 from benchmarks.chaos.clients import Kind, Request, Try
 from benchmarks.chaos.report import Blow, markdown, reported
 
-BLOW = Blow("node", calm_s=0.0, struck_s=10.0, restored_s=14.0, until_s=40.0, cuts=True)
+BLOW = Blow("node", calm_s=0.0, struck_s=10.0, made_s=11.0, restored_s=14.0, until_s=40.0, cuts=True)
 
 
 def _request(*kinds: Kind, at_s: float = 12.0) -> Request:
@@ -39,8 +39,15 @@ def test_it_tells_when_answers_came_again_and_when_as_many_as_before() -> None:
     after = [_request("right", at_s=12.0), *(_request("right", at_s=second) for second in range(20, 40))]
     (blow,) = reported([BLOW], [*before, *after])["blows"]
     assert blow["next_good_s"] == 2.5
-    assert blow["restored_s"] == 4.0
+    assert blow["restored_s"] == 3.0, "the fault's own mending is none of the cluster's time"
     assert 9.0 <= blow["full_s"] <= 10.5
+
+
+def test_what_kills_nothing_has_no_time_to_come_up_again() -> None:
+    told = [
+        markdown(reported([replace(BLOW, kills=kills)], [])).splitlines()[2].split("|")[5] for kills in (True, False)
+    ]
+    assert [cell.strip() for cell in told] == ["3.0 s", ""]
 
 
 def test_a_body_that_comes_a_byte_a_second_is_refused_for_its_time_and_nothing_else() -> None:

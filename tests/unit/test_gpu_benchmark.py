@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu import BATCHES, EAGER, PIXELS, Bench, Case, Network, cases, foreseen_s, measured, networks
+from benchmarks.gpu import (
+    BATCHES,
+    EAGER,
+    PIXELS,
+    Bench,
+    Case,
+    Network,
+    Recordable,
+    cases,
+    foreseen_s,
+    measured,
+    networks,
+)
 from benchmarks.gpu_report import GOALS, Budget, Report, Row, markdown, tflop_of, timing_of, verdicts, write
 from benchmarks.gpu_tensorrt import Library, NotThere, example_lengths, write_plan
 from serve.types import Axis, ComponentSpec, TensorSpec
@@ -140,6 +153,24 @@ def test_a_case_that_fails_leaves_the_others():
     found = measured(case, report(), Bench(torch.device("cpu")), Budget.of_minutes(60))
 
     assert found.skipped == "failed: no kernel for this"
+
+
+@pytest.mark.parametrize(("records", "way"), [(True, "CUDA graphs"), (False, "eager")])
+def test_a_network_that_could_not_be_recorded_is_not_told_as_a_graph(records: bool, way: str):
+    def graphs(_: str, run: Recordable, __: torch.device) -> Recordable:
+        kept: list[tuple[Tensor, ...]] = []
+
+        def called(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            if not (records and kept):
+                kept.append(run(inputs))
+            return kept[-1]
+
+        return called
+
+    bench = Bench(torch.device("cpu"), graphs=graphs)
+    found = measured(Case(tiny(), "CUDA graphs", 64, 1), report(), bench, Budget.of_minutes(60))
+
+    assert (found.way, found.skipped) == (way, "")
 
 
 def test_more_work_is_foreseen_to_take_longer():

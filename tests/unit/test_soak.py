@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.run import Outcome, Record
 from benchmarks.server import Memory
-from benchmarks.soak import ALL, STORE, STORE_MIB, WARMUP_S, Sample, in_parts, report, slope
+from benchmarks.soak import ALL, STORE, STORE_MIB, WARMUP_S, Sample, in_parts, pace, report, slope
 
 AT_S = [5.0 * number for number in range(100)]
 NOISE_MIB = np.random.default_rng(0).normal(0.0, 3.0, len(AT_S))
@@ -30,14 +30,18 @@ def test_slope_and_standard_error_are_those_of_least_squares_over_the_means_of_m
 @pytest.mark.parametrize(
     ("rise", "spread", "verdict"),
     [
-        (0.0, 1.0, "flat: within two standard errors of 0"),
+        (0.0, 1.0, "flat: below 1 MiB/min"),
+        (0.0, 10.0, "not decided"),
+        (0.9, 1.0, "grows"),
         (0.5, 0.0, "flat: below 1 MiB/min"),
         (-0.5, 0.0, "flat: below 1 MiB/min"),
         (1.5, 0.1, "grows"),
         (-1.5, 0.1, "falls"),
     ],
 )
-def test_a_slope_says_why_it_is_flat(rise: float, spread: float, verdict: str) -> None:
+def test_a_slope_is_flat_only_where_its_error_leaves_no_room_for_growth(
+    rise: float, spread: float, verdict: str
+) -> None:
     values = [100 + rise * at_s / 60 + spread * noise for at_s, noise in zip(AT_S, NOISE_MIB, strict=True)]
     assert slope(AT_S, values).verdict == verdict
 
@@ -75,6 +79,32 @@ def test_images_are_counted_in_the_third_in_which_they_came() -> None:
     records = [_record(1.0), _record(29.9, images=2), _record(30.0), _record(89.0), _record(89.0, outcome="failed")]
     late = _record(95.0)
     assert in_parts([*records, late], duration_s=90.0) == [3 / 30, 1 / 30, 1 / 30]
+
+
+def test_memory_too_noisy_to_tell_is_not_flat() -> None:
+    noisy = [_sample(at_s, ingress=100 + 10 * noise) for at_s, noise in zip(AT_S, NOISE_MIB, strict=True)]
+    assert not report(noisy, [])["flat"]
+
+
+@pytest.mark.parametrize(
+    ("thirds", "verdict"),
+    [
+        ([10.0, 9.9, 9.9], "holds: falls by less than 10%"),
+        ([10.0, 11.0, 12.0], "holds: falls by less than 10%"),
+        ([11.68, 11.02, 10.15], "falls"),
+        ([0.2, 0.2, 0.19], "not decided"),
+        ([1.0, 0.0, 0.0], "falls"),
+        ([0.0, 0.0, 0.0], "not decided"),
+    ],
+)
+def test_the_pace_holds_or_falls_by_its_thirds_as_far_as_they_tell(thirds: list[float], verdict: str) -> None:
+    assert pace(thirds, duration_s=900.0).verdict == verdict
+
+
+def test_a_fall_has_the_error_of_two_counts() -> None:
+    found = pace([1.0, 1.0, 0.5], duration_s=300.0)
+    assert found.fall == 0.5
+    assert found.standard_error == pytest.approx(0.5 * (1 / 100 + 1 / 50) ** 0.5)
 
 
 def _sample(at_s: float, **pss_mib: float) -> Sample:
