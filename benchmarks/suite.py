@@ -1,4 +1,4 @@
-"""All goals, measured in one go: `make bench`, about 30 minutes on two cores, most of them on a simulated device.
+"""All goals, measured in one go: `make bench`, about 35 minutes on two cores, most of them on a simulated device.
 
 One server holds the same simulated device several times over: with step-level batching, with whole-request batching (K)
 and with one request at a time (S), so that they are measured side by side. Its clock runs faster than that of the
