@@ -41,8 +41,8 @@ IDLE_DOUBT = 2.0
 """How far the estimate of a job that finds the engine idle must pass its limit for the job to be refused."""
 
 TRIAL_EVERY_S = 60.0
-"""After so long an idle engine tries a job that it would refuse: where an estimate is wrong, only work that is run can
-tell. More often, clients that ask for what is really too much would wait in vain for what could be said at once."""
+"""After so long an idle engine tries for itself a job that it has refused: where an estimate is wrong, only work that is
+run can tell, and the caller who comes back finds it mended."""
 
 
 class _Phase(Enum):
@@ -145,7 +145,6 @@ class Engine:
         self._failure: str | None = None
         self._turn_began_s = math.inf
         self._tried_s = time.monotonic()
-        self._steps_before_trial = -1
         self._log = StepLog(options.step_log)
 
     def start(self) -> None:
@@ -184,7 +183,11 @@ class Engine:
             rows = self._ledger.rows_of(job, plan, now_s, now_s + (math.inf if time_limit_s is None else time_limit_s))
             self._refuse_overload(rows)
             place = self._forecast(rows, plan, now_s)
-            self._refuse_too_late(place, time_limit_s, now_s)
+            try:
+                self._refuse_too_late(place, time_limit_s)
+            except Overloaded:
+                self._try_for_itself(job, plan, rows, place, now_s)
+                raise
             edit = self._ledger.enqueue(job, plan, rows, place)
             edit.watch, edit.trail = watch, trail
             if trail is not None:
@@ -284,22 +287,21 @@ class Engine:
         if waiting and waiting + len(rows) > most:
             self._refuse(f"{waiting} images wait and {len(rows)} more were asked for; at most {most} may wait")
 
-    def _refuse_too_late(self, place: QueuePlace, time_limit_s: float | None, now_s: float) -> None:
+    def _refuse_too_late(self, place: QueuePlace, time_limit_s: float | None) -> None:
         doubt = 1.0 if self._ledger else IDLE_DOUBT
-        if time_limit_s is not None and place.seconds > doubt * time_limit_s and not self._on_trial(now_s):
+        if time_limit_s is not None and place.seconds > doubt * time_limit_s:
             self._refuse(
                 f"the edit would take about {place.seconds:.1f} s, its wait included; the request allows "
                 f"{time_limit_s:.1f} s"
             )
 
-    def _on_trial(self, now_s: float) -> bool:
-        """Whether to take a job against its estimate. A trial that ended before a step could tell is none."""
-        steps = self._ledger.counters.steps
-        due = now_s - self._tried_s >= TRIAL_EVERY_S or steps == self._steps_before_trial
-        if self._ledger or not due:
-            return False
-        self._tried_s, self._steps_before_trial = now_s, steps
-        return True
+    def _try_for_itself(self, job: EditJob, plan: Plan, rows: list[Row], place: QueuePlace, now_s: float) -> None:
+        """Run a job that was refused for its estimate, as long as it has hope: nobody waits for it."""
+        if self._ledger or now_s - self._tried_s < TRIAL_EVERY_S:
+            return
+        self._tried_s = now_s
+        self._ledger.enqueue(job, plan, rows, place).future.cancel()
+        self._changed.notify()
 
     def _refuse(self, message: str) -> None:
         self._ledger.counters.refused_jobs += 1

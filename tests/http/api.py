@@ -32,6 +32,8 @@ Fields = dict[str, Any]
 Refusal = tuple[int, str, str, str | None]
 """Status, and the error's type, code and param."""
 
+OVERLOADED: Refusal = (429, "rate_limit_error", "server_overloaded", None)
+
 
 def canvas_request(**fields: Any) -> Fields:
     """A valid request that draws nothing, since its strength is 0, with these fields instead."""

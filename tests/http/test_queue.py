@@ -9,13 +9,12 @@ import pytest
 
 from serve.deployments.deadline import TIME_LIMIT_HEADERS
 from serve.engine.engine import EngineStats
-from tests.http.api import EDITS, canvas_request, draw, drawing_request, post, refusal
+from tests.http.api import EDITS, OVERLOADED, canvas_request, draw, drawing_request, post, refusal
 from tests.http.conftest import KONTEXT, REQUESTS_IN_FLIGHT, TINY, Server
 from tests.http.wire import Wire
 from tests.waiting import eventually
 
 STEPS = 60
-OVERLOADED = (429, "rate_limit_error", "server_overloaded", None)
 Stats = Callable[[str], EngineStats]
 
 

@@ -13,6 +13,7 @@ from tests.fake_family import FakeFamily, Fault, Where, edit_job
 from tests.gates import Gate
 from tests.running_engine import engine_of, error_of, known_costs, result_of, running
 from tests.running_engine import one_kernel_thread as one_kernel_thread  # noqa: PLC0414 - a fixture that applies itself
+from tests.waiting import eventually
 
 STEP_S = 100.0
 """So long that the time which a test takes is nothing beside it."""
@@ -262,14 +263,17 @@ def test_an_idle_engine_does_not_try_what_is_far_beyond_the_limit():
     assert family.log == []
 
 
-def test_once_in_a_while_an_idle_engine_tries_what_is_far_beyond_the_limit(clock: Clock):
+def test_once_in_a_while_an_idle_engine_tries_for_itself_what_it_refused(clock: Clock):
     family = FakeFamily()
     job = edit_job("a", steps=2)
     with running(engine_of(family, profile=known_costs(family, job, step_s=STEP_S))) as engine:
         clock.pass_by(TRIAL_EVERY_S)
-        places = [result_of(engine.submit(job, time_limit_s=0.9 * STEP_S)).place for _ in range(2)]
-    assert places[0].seconds == pytest.approx(2 * STEP_S)
-    assert places[1].seconds < 0.1 * STEP_S
+        refused = limited(engine, job, limit_s=0.9 * STEP_S)
+        eventually(lambda: len(family.calls("denoiser")) == 2 and not engine.stats().running_rows)
+        place = result_of(engine.submit(job, time_limit_s=0.9 * STEP_S)).place
+        assert engine.stats().refused_jobs == 1
+    assert refused.retry_after_s == 1.0
+    assert place.seconds < 0.1 * STEP_S
 
 
 def test_a_trial_that_shows_that_the_estimate_was_right_ends_soon_and_the_next_is_a_while_away(clock: Clock):
@@ -278,24 +282,30 @@ def test_a_trial_that_shows_that_the_estimate_was_right_ends_soon_and_the_next_i
     job, step_s = edit_job("a", steps=30), 10.0
     with running(engine_of(family, profile=known_costs(family, job, step_s=step_s)), gate) as engine:
         clock.pass_by(TRIAL_EVERY_S)
-        tried = engine.submit(job, time_limit_s=10 * step_s)
-        slow_calls(gate, clock, *[step_s] * TRIED)
-        error = error_of(tried)
         limited(engine, job, limit_s=10 * step_s)
+        slow_calls(gate, clock, *[step_s] * TRIED)
+        eventually(lambda: not engine.stats().running_rows)
+        limited(engine, job, limit_s=10 * step_s)
+        assert len(family.calls("denoiser")) == TRIED
         clock.pass_by(TRIAL_EVERY_S)
-        engine.submit(job, time_limit_s=10 * step_s)
-    assert error.message == "the edit can no longer end within the time that the request allows"
-    assert len(family.calls("denoiser")) == TRIED
+        limited(engine, job, limit_s=10 * step_s)
+        slow_calls(gate, clock, step_s)
+        assert engine.stats().refused_jobs == 3
 
 
-def test_a_trial_that_was_cancelled_before_its_first_step_is_none(clock: Clock):
-    family = FakeFamily()
-    job = edit_job("a", steps=2)
-    engine = engine_of(family, profile=known_costs(family, job, step_s=STEP_S))
-    clock.pass_by(TRIAL_EVERY_S)
-    engine.submit(job, time_limit_s=0.9 * STEP_S).cancel()
-    with running(engine):
-        result_of(engine.submit(job, time_limit_s=0.9 * STEP_S))
+def test_a_trial_gives_way_to_the_first_who_comes(clock: Clock):
+    gate = Gate()
+    family = FakeFamily(step_gate=gate)
+    job = edit_job("a", steps=30)
+    with running(engine_of(family, profile=known_costs(family, job, step_s=STEP_S)), gate) as engine:
+        clock.pass_by(TRIAL_EVERY_S)
+        limited(engine, job, limit_s=5 * STEP_S)
+        gate.wait()
+        comes = engine.submit(edit_job("b", steps=1))
+        clock.pass_by(STEP_S)
+        gate.open()
+        result_of(comes)
+    assert family.calls("denoiser") == [("a:1",), ("b:1",)]
 
 
 def test_what_waits_behind_others_is_refused_for_its_estimate_however_long_ago_a_trial_was(clock: Clock):
