@@ -7,11 +7,14 @@ from typing import Any
 MAX_KEYS = 256
 """Keys remembered, those of the last measurements: sizes that follow the source make many."""
 
-NEWEST = 0.2
-"""Weight of the newest measurement in what is learned: about the last ten count."""
+RECENT = 3
+"""Measurements at one place of which the lowest is what is learned: work is slow by accident, never quick by it."""
 
-OUTLIER = 2.0
-"""How far the newest measurement may be from what is believed: beyond it one of the two is an accident."""
+NEWEST = 0.2
+"""Weight of that in what is learned: about the last ten count."""
+
+TOO_HIGH = 2.0
+"""How far what is believed may be above what is learned: beyond it, it was an accident, and is given up at once."""
 
 
 class Curves:
@@ -24,7 +27,7 @@ class Curves:
     def __init__(self) -> None:
         self._points: dict[Hashable, dict[int, float]] = {}
         self._tokens: dict[Hashable, int] = {}
-        self._newest: dict[tuple[Hashable, int], float] = {}
+        self._recent: dict[tuple[Hashable, int], tuple[float, ...]] = {}
 
     def measured(self, key: Hashable, tokens: int, passes: int, value: float) -> None:
         """Believed as it is, whatever was before it at the same place."""
@@ -39,21 +42,20 @@ class Curves:
     def learned(self, key: Hashable, tokens: int, passes: int, value: float) -> None:
         """What work that was run has cost, weighed against what is believed at that place.
 
-        Work is slow by accident, as where something is compiled first, but never quick by accident. So nothing is
-        believed before the second measurement, of which the lower counts; later a much higher one counts in full where
-        the one before it was as high, and a much lower one at once.
+        Nothing is believed of a place before the second measurement, and nothing higher before `RECENT` of them.
         """
-        before = self._newest.pop((key, passes), None)
-        self._newest[key, passes] = value
-        if len(self._newest) > MAX_KEYS:
-            del self._newest[next(iter(self._newest))]
+        recent = (*self._recent.pop((key, passes), ())[1 - RECENT :], value)
+        self._recent[key, passes] = recent
+        if len(self._recent) > MAX_KEYS:
+            del self._recent[next(iter(self._recent))]
+        lowest = min(recent)
         believed = self._points.get(key, {}).get(passes)
-        if believed is not None:
-            newest = min(value, max(before or 0.0, OUTLIER * believed))
-            believed = min(believed, OUTLIER * value)
-            self.measured(key, tokens, passes, believed + NEWEST * (newest - believed))
-        elif before is not None:
-            self.measured(key, tokens, passes, min(value, before))
+        if believed is None:
+            if len(recent) > 1:
+                self.measured(key, tokens, passes, lowest)
+        elif len(recent) == RECENT or lowest < believed:
+            believed = min(believed, TOO_HIGH * lowest)
+            self.measured(key, tokens, passes, believed + NEWEST * (lowest - believed))
 
     def at(self, key: Hashable, tokens: int, passes: int) -> float | None:
         """The value for that key, whose passes have so many tokens; None before any measurement."""

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from serve.engine.curves import MAX_KEYS, NEWEST, OUTLIER, Curves
+from serve.engine.curves import MAX_KEYS, NEWEST, RECENT, TOO_HIGH, Curves
 from tests.simulation import H200_512PX
 
 counts = st.integers(1, 64)
@@ -80,8 +80,8 @@ def test_a_measurement_counts_in_full_whatever_was_known():
 
 
 def test_what_is_learned_counts_by_its_weight():
-    assert learned(curves(t100={1: 1.0}), 1.5) == pytest.approx(1.0 + NEWEST * 0.5)
     assert learned(curves(t100={1: 1.0}), 0.6) == pytest.approx(1.0 - NEWEST * 0.4)
+    assert learned(curves(t100={1: 1.0}), *[1.5] * RECENT) == pytest.approx(1.0 + NEWEST * 0.5)
 
 
 @pytest.mark.parametrize("values", [(60.0, 0.2), (0.2, 60.0)])
@@ -95,9 +95,14 @@ def test_a_first_one_at_another_batch_size_leaves_what_its_neighbours_tell():
     assert learned(curves(t100={1: 1.0, 4: 4.0}), 60.0, passes=2) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("outlier", [2.5, 80.0, 1e9])
-def test_one_that_is_far_too_high_hardly_counts(outlier: float):
-    assert learned(curves(t100={1: 1.0}), 1.0, outlier) == pytest.approx(1.0 + NEWEST * (OUTLIER - 1.0))
+@pytest.mark.parametrize("outlier", [1.1, 80.0, 1e9])
+def test_those_that_are_higher_than_others_of_late_do_not_count(outlier: float):
+    assert learned(curves(t100={1: 1.0}), 1.0, outlier, outlier, 1.0, outlier) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("outlier", [1.1, 80.0])
+def test_a_first_one_that_is_higher_than_what_was_measured_does_not_count(outlier: float):
+    assert learned(curves(t100={1: 1.0}), outlier, outlier) == pytest.approx(1.0)
 
 
 def test_a_lasting_rise_is_learned_in_a_few_steps():
@@ -111,7 +116,7 @@ def test_what_is_far_too_high_is_given_up_at_once(believed: float):
     """As after two that were too high, or where the start was measured on a bad day."""
     known = learned(curves(t100={1: believed}), 1.0)
     assert known is not None
-    assert known <= OUTLIER
+    assert known <= TOO_HIGH
 
 
 @given(st.dictionaries(counts, values, min_size=1, max_size=6), st.integers(1, 200), counts)

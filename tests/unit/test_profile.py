@@ -1,6 +1,7 @@
 """The profile: how large a batch is worth running, how it learns, and what is left of it for the next start."""
 
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,6 +84,17 @@ def test_a_curve_that_changes_moves_the_knee_within_some_steps():
         for passes in LINEAR:
             profile.stepped(KEY, passes, LINEAR_STEP_S)
     assert [profile.knee(KEY) for _ in range(KNEE_REFRESH + 1)][-1] == 16
+
+
+def test_steps_that_are_now_and_then_slow_leave_the_knee_where_it_is():
+    """Other sizes, which have not run since, would look better than they are."""
+    profile = profile_of({passes: passes + 0.02 for passes in LINEAR})
+    luck = random.Random(0)
+    knees: set[int] = set()
+    for _ in range(100 * KNEE_REFRESH):
+        profile.stepped(KEY, 1, 1.02 * luck.choice([1.0] * 7 + [1.2]))
+        knees.add(profile.knee(KEY))
+    assert knees == {1}
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path):
