@@ -18,7 +18,7 @@ help:
 	@echo 'make test    run all tests (ARGS="tests/unit -x" for options)'
 	@echo 'make check   formatting, lint, types and import rules'
 	@echo 'make bench   measure all that the project promises, into benchmarks/results (ARGS="--runs 1" for one run of each)'
-	@echo 'make soak    15 minutes at saturation: errors, and how the memory of each process grows'
+	@echo 'make soak    30 minutes at saturation: errors, and how the memory of each process grows'
 	@echo 'make clean   remove the installation and the caches'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the Python that the installation is made with.'

@@ -1,10 +1,10 @@
 """Whether the server's memory grows and its pace falls: many minutes under full load, looked at every few seconds.
 
-`python -m benchmarks.soak --minutes 15` serves the embedded model and a simulated FLUX.1 Kontext side by side, and
+`python -m benchmarks.soak` serves the embedded model and a simulated FLUX.1 Kontext side by side, and
 sends both a mix of edits in a closed loop. The memory of every process is sampled; the slope of a straight line through
-the proportional set sizes, after a warm-up of two minutes, is told for each kind of process and for all together, with
-its standard error. It is of the means of each minute, since what is sampled every few seconds depends on the samples
-before. Memory is flat where its slope is below 1 MiB a minute even with two standard errors added to it; it grows where
+the proportional set sizes, after a warm-up of five minutes, in which caches fill and heaps find their size, is told for
+each kind of process and for all together, with its standard error. It is of the means of each whole minute, since what
+is sampled every few seconds depends on the samples before. Memory is flat where its slope is below 1 MiB a minute even with two standard errors added to it; it grows where
 it is not, and is above 0 by more than two; else the soak was too short, or too noisy, to decide. Likewise the pace: it
 holds where the last third of the time answered less than the first by under a tenth even with two standard errors added
 to that, those of counts that vary as Poisson's do; it falls where it is less by more than two.
@@ -50,7 +50,7 @@ from serve.settings import LimitSettings, embedded_model
 Numbers = npt.NDArray[np.float64]
 
 SAMPLE_S = 5.0
-WARMUP_S = 120.0
+WARMUP_S = 300.0
 FLAT_MIB_PER_MIN = 1.0
 HELD_SHARE = 0.1
 """By less than this the pace may fall."""
@@ -146,7 +146,7 @@ def report(samples: Sequence[Sample], runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def slope(at_s: Sequence[float], mib: Sequence[float]) -> Slope:
-    """By least squares, of the means of each minute; samples of at least three."""
+    """By least squares, of the means of each whole minute; samples of at least three."""
     minutes, values = _by_minute(np.asarray(at_s) / 60.0, np.asarray(mib))
     centred = minutes - minutes.mean()
     spread = float((centred**2).sum())
@@ -157,8 +157,10 @@ def slope(at_s: Sequence[float], mib: Sequence[float]) -> Slope:
 
 
 def _by_minute(minutes: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
-    whole = minutes.astype(int)
-    each = [whole == minute for minute in np.unique(whole)]
+    """Without what is left at the end, of which a few samples would count as much as the minute before."""
+    number = (minutes - minutes[0]).astype(int)
+    whole = round((minutes[-1] - minutes[0]) * 60 + SAMPLE_S) // 60
+    each = [number == minute for minute in np.unique(number) if minute < whole]
     return np.array([minutes[one].mean() for one in each]), np.array([values[one].mean() for one in each])
 
 
@@ -296,7 +298,7 @@ def _simulated(weights: Path, speed: float) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--speed", type=float, default=10.0, help="of the simulated device, times an H200's")
     parser.add_argument("--out", type=Path, default=Path(".cache/soak"), help="a folder for soak.json and soak.png")
     return parser.parse_args()
