@@ -176,7 +176,7 @@ class Run:
 
     @property
     def device(self) -> str:
-        """The backend; of a simulated one its table and speed, where the harness knows them: it started the server."""
+        """The backend; of a simulated one its table and speed, where the server tells them."""
         if not self.simulated:
             return str(self.facts.get("backend", "not told"))
         played = self.facts.get("simulated")

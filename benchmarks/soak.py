@@ -1,13 +1,14 @@
 """Whether the server's memory grows and its pace falls: many minutes under full load, looked at every few seconds.
 
-`python -m benchmarks.soak` serves the embedded model and a simulated FLUX.1 Kontext side by side, and
-sends both a mix of edits in a closed loop. The memory of every process is sampled; the slope of a straight line through
-the proportional set sizes, after a warm-up of five minutes, in which caches fill and heaps find their size, is told for
-each kind of process and for all together, with its standard error. It is of the means of each whole minute, since what
-is sampled every few seconds depends on the samples before. Memory is flat where its slope is below 1 MiB a minute even with two standard errors added to it; it grows where
-it is not, and is above 0 by more than two; else the soak was too short, or too noisy, to decide. Likewise the pace: it
-holds where the last third of the time answered less than the first by under a tenth even with two standard errors added
-to that, those of counts that vary as Poisson's do; it falls where it is less by more than two.
+`python -m benchmarks.soak` serves the embedded model and a simulated FLUX.1 Kontext side by side, and sends both a mix
+of edits in a closed loop. The memory of every process is sampled; the slope of a straight line through the proportional
+set sizes, after a warm-up of five minutes, in which caches fill and heaps find their size, is told for each kind of
+process and for all together, with its standard error. It is of the means of each whole minute, since what is sampled
+every few seconds depends on the samples before. Memory is flat where its slope is below 1 MiB a minute even with two
+standard errors added to it; it grows where it is not, and is above 0 by more than two; else the soak was too short, or
+too noisy, to decide. Likewise the pace: it holds where the last third of the time answered less than the first by under
+a tenth even with two standard errors added to that, those of counts that vary as Poisson's do; it falls where it is
+less by more than two.
 
 Ray's object store is told apart, and not in what the processes hold: it is a file of a fixed size in shared memory, of
 which the system has given out what was ever written to, so it fills up for a while and never gets larger than its size.

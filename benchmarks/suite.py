@@ -211,7 +211,7 @@ class Suite:
         """The runs that count, told and with their steps: of the second attempt where the harness was late."""
         kept, late = await repeated_once(attempt)
         self.results.repeated += late
-        runs = [self._with_device(run) for run in kept]
+        runs = [self._with_steps(run) for run in kept]
         for run in runs:
             found = figures(run)
             say(f"{run.label} {run.workload}: {found.images_per_s or 0:.2f} images/s, {found.answered}/{found.sent}")
@@ -220,12 +220,8 @@ class Suite:
         self.results.runs += runs
         return runs
 
-    def _with_device(self, run: Run) -> Run:
-        played = PLAYED.get(run.label)
-        if played is None:
-            return run
-        facts = {**run.facts, "simulated": {"timings": played.timings, "speed": played.speed}}
-        return replace(run, facts=facts, steps=self.results.steps(run, run.label))
+    def _with_steps(self, run: Run) -> Run:
+        return replace(run, steps=self.results.steps(run, run.label)) if run.label in PLAYED else run
 
     async def _together(
         self,

@@ -38,6 +38,7 @@ from serve.deployments.fleet import Fleet
 from serve.deployments.followed import Followed, followed
 from serve.deployments.heap import return_pictures_at_once
 from serve.deployments.http import Edge, install_error_handlers
+from serve.deployments.listing import listed
 from serve.deployments.logs import adopt_serve_logging, follow
 from serve.deployments.messages import Answer, Completed, Happening, Ticket
 from serve.deployments.runbook import claim_of, claims, idempotency_key
@@ -107,15 +108,7 @@ class Ingress:
         started = int(time.time())
         self._settings = settings
         self._models = {
-            model.id: ModelBody.of(
-                model.id,
-                family=model.family,
-                backend=model.backend,
-                precision=model.precision,
-                aliases=model.aliases,
-                facts=facts[model.id],
-                created=started,
-            )
+            model.id: listed(model, facts[model.id], started)
             for model in sorted(settings.models, key=lambda model: model is not settings.model(""))  # the default first
         }
         self._codec = codec

@@ -41,8 +41,8 @@ IDLE_DOUBT = 2.0
 """How far the estimate of a job that finds the engine idle must pass its limit for the job to be refused."""
 
 TRIAL_EVERY_S = 60.0
-"""After so long an idle engine tries for itself a job that it has refused: where an estimate is wrong, only work that is
-run can tell, and the caller who comes back finds it mended."""
+"""After so long an idle engine tries for itself a job that it has refused: where an estimate is wrong, only work that
+is run can tell, and the caller who comes back finds it mended."""
 
 
 class _Phase(Enum):

@@ -144,8 +144,16 @@ class FieldRange(BaseModel):
     max: int | float
 
 
+class PlayedDevice(BaseModel):
+    """A device that computes nothing and takes the time of a table. speed: how many times as fast it goes."""
+
+    timings: str
+    speed: float
+
+
 class ModelBody(BaseModel):
-    """A model in OpenAI's shape, then what it adds: which request fields it honours and their ranges."""
+    """A model in OpenAI's shape, then what it adds: which request fields it honours and their ranges. simulated: only
+    of a model on such a device."""
 
     id: str
     object: Literal["model"] = "model"
@@ -153,6 +161,7 @@ class ModelBody(BaseModel):
     owned_by: str = "retouch"
     family: str
     backend: str
+    simulated: Annotated[PlayedDevice | None, Field(exclude_if=lambda value: value is None)] = None
     precision: str
     aliases: list[str]
     sizes: list[SizeName]
@@ -172,6 +181,7 @@ class ModelBody(BaseModel):
         aliases: Sequence[str],
         facts: ModelFacts,
         created: int,
+        simulated: PlayedDevice | None = None,
     ) -> Self:
         """created: Unix seconds at which the model became ready to serve."""
         fields = [name for name in EditRequest.model_fields if facts.has_guidance or name != "guidance_scale"]
@@ -180,6 +190,7 @@ class ModelBody(BaseModel):
             created=created,
             family=family,
             backend=backend,
+            simulated=simulated,
             precision=precision,
             aliases=list(aliases),
             sizes=list(SIZES),

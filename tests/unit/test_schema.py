@@ -13,6 +13,7 @@ from jsonschema.validators import extend
 from openai.types import Model
 from PIL import Image
 
+from serve.deployments.listing import listed
 from serve.errors import EditError, InvalidRequest, Overloaded
 from serve.schema import (
     EditRequest,
@@ -25,6 +26,7 @@ from serve.schema import (
     parse,
     request_schema,
 )
+from serve.settings import ModelSettings, SimulatedSettings
 from serve.types import ModelFacts, Usage
 
 OPTIONAL_DEFAULTS = {
@@ -466,6 +468,15 @@ def test_a_model_is_listed_in_openais_shape_with_what_it_adds():
         "partial_images": (0, 3),
         "output_compression": (0, 100),
     }
+
+
+def test_only_a_model_on_a_simulated_device_says_which_one():
+    model = ModelSettings(
+        id="play", family="pixel_edit", weights="there", simulated=SimulatedSettings(timings="/my/own")
+    )
+    assert "simulated" not in listed(model, facts(has_guidance=True), created=5).model_dump()
+    played = listed(model.model_copy(update={"backend": "simulated"}), facts(has_guidance=True), created=5)
+    assert played.model_dump()["simulated"] == {"timings": "own", "speed": 1.0}
 
 
 def test_a_model_lists_only_the_fields_that_it_honours():
