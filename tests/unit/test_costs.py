@@ -5,6 +5,7 @@ from collections.abc import Hashable
 import pytest
 
 from serve.engine.costs import DeviceCosts
+from serve.engine.curves import RECENT
 from serve.engine.memory import Room
 from serve.engine.profile import Profile
 from tests.simulation import H200_512PX
@@ -32,7 +33,7 @@ def test_figures_are_the_same_until_they_are_refreshed():
     room = Room(profile, budget_bytes=650.0)
     costs = DeviceCosts(profile, room)
     told = costs.step_s(KEY, 8), costs.limit(KEY)
-    for _ in range(2):
+    for _ in range(RECENT):
         profile.stepped(KEY, 8, 100.0)
     room.hold(1, 400.0)
     assert (costs.step_s(KEY, 8), costs.limit(KEY)) == told == (pytest.approx(H200_512PX[8]), 6)
