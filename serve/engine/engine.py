@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from serve.engine.memory import Room
 from serve.engine.policy import Row, Scheduler
 from serve.engine.profile import Profile
 from serve.engine.runner import Runner
-from serve.engine.scheduler import StepScheduler
+from serve.engine.scheduler import TRIED, StepScheduler
 from serve.engine.steplog import StepLog
 from serve.engine.trail import Trail
 from serve.engine.watch import Watch
@@ -41,8 +41,8 @@ IDLE_DOUBT = 2.0
 """How far the estimate of a job that finds the engine idle must pass its limit for the job to be refused."""
 
 TRIAL_EVERY_S = 60.0
-"""After so long an idle engine tries for itself a job that it has refused: where an estimate is wrong, only work that
-is run can tell, and the caller who comes back finds it mended."""
+"""After so long an idle engine tries for itself what it has refused: where an estimate is wrong, only work that is run
+can tell, and the caller who comes back finds it mended."""
 
 
 class _Phase(Enum):
@@ -186,7 +186,7 @@ class Engine:
             try:
                 self._refuse_too_late(place, time_limit_s)
             except Overloaded:
-                self._try_for_itself(job, plan, rows, place, now_s)
+                self._try_for_itself(job, plan, now_s)
                 raise
             edit = self._ledger.enqueue(job, plan, rows, place)
             edit.watch, edit.trail = watch, trail
@@ -295,12 +295,14 @@ class Engine:
                 f"{time_limit_s:.1f} s"
             )
 
-    def _try_for_itself(self, job: EditJob, plan: Plan, rows: list[Row], place: QueuePlace, now_s: float) -> None:
-        """Run a job that was refused for its estimate, as long as it has hope: nobody waits for it."""
+    def _try_for_itself(self, job: EditJob, plan: Plan, now_s: float) -> None:
+        """Run one row's first steps of a job that was refused for its estimate. Nobody waits for what becomes of it."""
         if self._ledger or now_s - self._tried_s < TRIAL_EVERY_S:
             return
         self._tried_s = now_s
-        self._ledger.enqueue(job, plan, rows, place).future.cancel()
+        job, plan = replace(job, seeds=job.seeds[:1], previews=0), replace(plan, steps=min(plan.steps, TRIED))
+        rows = self._ledger.rows_of(job, plan, now_s, math.inf)
+        self._ledger.enqueue(job, plan, rows, QueuePlace(0, 0.0)).future.cancel()
         self._changed.notify()
 
     def _refuse(self, message: str) -> None:

@@ -93,7 +93,7 @@ class Loop:
             self.costs.refresh()
             edits = self.ledger.hopeless(time.monotonic())
             retry_after_s = max(1.0, self.ledger.scheduler.queued_s())
-            self.ledger.counters.refused_jobs += sum(not edit.future.cancelled() for edit in edits)
+            self.ledger.counters.refused_jobs += len(edits)
         for edit in edits:
             message = "the edit can no longer end within the time that the request allows"
             edit.fail(Overloaded(message, retry_after_s=retry_after_s))

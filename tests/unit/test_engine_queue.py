@@ -276,36 +276,39 @@ def test_once_in_a_while_an_idle_engine_tries_for_itself_what_it_refused(clock: 
     assert place.seconds < 0.1 * STEP_S
 
 
-def test_a_trial_that_shows_that_the_estimate_was_right_ends_soon_and_the_next_is_a_while_away(clock: Clock):
+def test_a_trial_is_a_few_steps_of_one_row_and_the_next_is_a_while_away(clock: Clock):
     gate = Gate()
     family = FakeFamily(step_gate=gate)
-    job, step_s = edit_job("a", steps=30), 10.0
+    job, step_s = edit_job("a", 1, 2, 3, steps=30), 10.0
     with running(engine_of(family, profile=known_costs(family, job, step_s=step_s)), gate) as engine:
         clock.pass_by(TRIAL_EVERY_S)
         limited(engine, job, limit_s=10 * step_s)
         slow_calls(gate, clock, *[step_s] * TRIED)
         eventually(lambda: not engine.stats().running_rows)
         limited(engine, job, limit_s=10 * step_s)
-        assert len(family.calls("denoiser")) == TRIED
+        assert family.calls("denoiser") == [("a:1",)] * TRIED
         clock.pass_by(TRIAL_EVERY_S)
         limited(engine, job, limit_s=10 * step_s)
         slow_calls(gate, clock, step_s)
         assert engine.stats().refused_jobs == 3
 
 
-def test_a_trial_gives_way_to_the_first_who_comes(clock: Clock):
+def test_who_comes_during_a_trial_is_told_of_its_few_steps_alone(clock: Clock):
     gate = Gate()
     family = FakeFamily(step_gate=gate)
-    job = edit_job("a", steps=30)
-    with running(engine_of(family, profile=known_costs(family, job, step_s=STEP_S)), gate) as engine:
+    job = edit_job("a", steps=1000)
+    with running(
+        engine_of(family, max_batch=1, profile=known_costs(family, job, max_batch=1, step_s=1.0)), gate
+    ) as engine:
         clock.pass_by(TRIAL_EVERY_S)
-        limited(engine, job, limit_s=5 * STEP_S)
+        limited(engine, job, limit_s=100.0)
         gate.wait()
-        comes = engine.submit(edit_job("b", steps=1))
-        clock.pass_by(STEP_S)
+        refused = limited(engine, job, limit_s=100.0)
+        assert engine.stats().queued_s == TRIED
+        comes = engine.submit(edit_job("b", steps=1), time_limit_s=60.0)
         gate.open()
-        result_of(comes)
-    assert family.calls("denoiser") == [("a:1",), ("b:1",)]
+        assert result_of(comes).place.seconds <= TRIED + 1
+    assert refused.retry_after_s == TRIED
 
 
 def test_what_waits_behind_others_is_refused_for_its_estimate_however_long_ago_a_trial_was(clock: Clock):
