@@ -116,7 +116,7 @@ shares are of the requests of all runs together. n: what a value is made of. A p
 of the steps that its log has within the saturated window, else each request's, spread over its denoise stage.
 {_capacities(self.capacities)}
 
-`make bench` writes each run with all its requests to `runs/`. Memory over a quarter of an
+`make bench` writes each run with all its requests to `runs/`. Memory over half an
 hour under full load is on the page of the [soak](soak.md), which `make soak` writes; what each component takes on each
 executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`; what it
 takes to compile FLUX.1 Kontext at its true width in [real width](real_width.md), by `python -m benchmarks.real_width`,
