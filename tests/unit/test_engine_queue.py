@@ -284,9 +284,11 @@ def test_a_trial_is_a_few_steps_of_one_row_and_the_next_is_a_while_away(clock: C
         clock.pass_by(TRIAL_EVERY_S)
         limited(engine, job, limit_s=10 * step_s)
         slow_calls(gate, clock, *[step_s] * TRIED)
-        eventually(lambda: not engine.stats().running_rows)
+        comes = engine.submit(edit_job("b", steps=1))
+        slow_calls(gate, clock, step_s)
+        result_of(comes)
         limited(engine, job, limit_s=10 * step_s)
-        assert family.calls("denoiser") == [("a:1",)] * TRIED
+        assert family.calls("denoiser") == [*[("a:1",)] * TRIED, ("b:1",)]
         clock.pass_by(TRIAL_EVERY_S)
         limited(engine, job, limit_s=10 * step_s)
         slow_calls(gate, clock, step_s)
