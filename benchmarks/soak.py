@@ -52,6 +52,8 @@ Numbers = npt.NDArray[np.float64]
 
 SAMPLE_S = 5.0
 WARMUP_S = 300.0
+LEAST_MINUTES = WARMUP_S / 60 + 4
+"""Of a soak: the slope's error takes three whole minutes, and the last is not whole."""
 FLAT_MIB_PER_MIN = 1.0
 HELD_SHARE = 0.1
 """By less than this the pace may fall."""
@@ -132,7 +134,7 @@ def main() -> None:
 
 def report(samples: Sequence[Sample], runs: Sequence[Run]) -> dict[str, Any]:
     """JSON values: slopes by kind of process, memory at both ends, errors by model and code, throughput in thirds."""
-    steady = [one for one in samples if one.at_s >= WARMUP_S] or list(samples)
+    steady = [one for one in samples if one.at_s >= WARMUP_S]
     kinds = [*sorted({kind for one in samples for kind in one.memory}), ALL, STORE]
     slopes = {kind: slope([one.at_s for one in steady], _mib(steady, kind)) for kind in kinds}
     return {
@@ -302,7 +304,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--speed", type=float, default=10.0, help="of the simulated device, times an H200's")
     parser.add_argument("--out", type=Path, default=Path(".cache/soak"), help="a folder for soak.json and soak.png")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.minutes < LEAST_MINUTES:
+        parser.error(f"--minutes: at least {LEAST_MINUTES:g}, the first {WARMUP_S / 60:g} of which are the warm-up")
+    return arguments
 
 
 if __name__ == "__main__":

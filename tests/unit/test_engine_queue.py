@@ -320,6 +320,7 @@ def test_what_waits_behind_others_is_refused_for_its_estimate_however_long_ago_a
         gate.wait()
         clock.pass_by(TRIAL_EVERY_S)
         limited(engine, edit_job("late", steps=10), limit_s=9 * STEP_S)
+        assert engine.stats().waiting_rows == 0
 
 
 def test_a_first_step_in_which_something_is_compiled_ends_no_job_and_refuses_none(clock: Clock):
@@ -361,6 +362,7 @@ def test_an_encoding_that_stalls_refuses_nobody(clock: Clock, prompts: str):
         for future in together:
             result_of(future)
         result_of(engine.submit(edit_job("next", prompt=prompts[1]), time_limit_s=0.2 * STALL_S))
+        assert engine.stats().refused_jobs == 0
 
 
 FAILING: list[Where] = ["text_encoder", "denoiser", "decoder"]

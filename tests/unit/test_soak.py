@@ -5,7 +5,19 @@ import pytest
 
 from benchmarks.run import Outcome, Record
 from benchmarks.server import Memory
-from benchmarks.soak import ALL, STORE, STORE_MIB, WARMUP_S, Sample, in_parts, pace, report, slope
+from benchmarks.soak import (
+    ALL,
+    LEAST_MINUTES,
+    STORE,
+    STORE_MIB,
+    WARMUP_S,
+    Sample,
+    in_parts,
+    main,
+    pace,
+    report,
+    slope,
+)
 
 AT_S = [5.0 * number for number in range(100)]
 NOISE_MIB = np.random.default_rng(0).normal(0.0, 3.0, len(AT_S))
@@ -52,6 +64,21 @@ def test_growth_during_the_warm_up_does_not_count() -> None:
     assert found["flat"]
     first_and_last = {"codec": 40, "ingress": WARMUP_S, ALL: 40 + WARMUP_S, STORE: 0}
     assert found["mib"] == {kind: [mib, mib] for kind, mib in first_and_last.items()}
+
+
+def test_a_soak_that_is_too_short_for_a_slope_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["soak", "--minutes", "8.9"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "at least 9, the first 5 of which are the warm-up" in capsys.readouterr().err
+
+
+def test_the_shortest_soak_has_a_slope_with_its_error() -> None:
+    at_s = np.arange(0, 60 * LEAST_MINUTES, 5.3)
+    found = report([_sample(at, ingress=100.0, codec=40.0) for at in at_s], [])
+    assert found["slopes"][ALL]["standard_error"] == pytest.approx(0)
 
 
 def test_one_kind_of_process_that_grows_is_found_in_all_together() -> None:
