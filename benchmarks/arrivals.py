@@ -1,15 +1,17 @@
 """When requests are sent: at times of their own (open loop), or each worker's next after its last (closed loop)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice, takewhile
+from itertools import islice, takewhile
 
 import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
 class Poisson:
-    """Open loop: arrivals independent of each other and of the server, `rate` a second in the mean."""
+    """Open loop: arrivals independent of each other and of the server, `rate` a second.
+
+    Their number is the mean one, not drawn: runs of a load differ in when requests come, not in how many.
+    """
 
     rate: float
 
@@ -43,14 +45,14 @@ Arrivals = Open | Closed
 
 def times_s(arrivals: Open, seed: int, requests: int | None, duration_s: float) -> list[float]:
     """Seconds from the start at which requests arrive: at most so many, and none later than that."""
-    endless = iter(arrivals.times_s) if isinstance(arrivals, Given) else _poisson(arrivals.rate, seed)
-    return list(takewhile(lambda at: at <= duration_s, islice(endless, requests)))
+    if isinstance(arrivals, Given):
+        return list(takewhile(lambda at: at <= duration_s, islice(arrivals.times_s, requests)))
+    span_s = duration_s if requests is None else min(duration_s, requests / arrivals.rate)
+    return _poisson(max(1, round(arrivals.rate * span_s)), span_s, seed)
 
 
-def _poisson(rate: float, seed: int) -> Iterator[float]:
-    """The first arrival is at 0, so that the time from it to the last holds no idle start."""
-    random = np.random.default_rng([seed, 7])
-    at = 0.0
-    for _ in count():
-        yield at
-        at += float(random.exponential(1 / rate))
+def _poisson(number: int, span_s: float, seed: int) -> list[float]:
+    """Of a Poisson process, given how many come, each time is uniform. The first is at 0, so that the time from it to
+    the last holds no idle start."""
+    others = np.random.default_rng([seed, 7]).uniform(0, span_s, number - 1)
+    return [0.0, *sorted(others.tolist())]

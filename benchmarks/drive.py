@@ -58,12 +58,14 @@ async def drive(
     label: str = "",
     together: asyncio.Barrier | None = None,
     solo_s: Mapping[str, float] | None = None,
+    after_s: float = 0.0,
 ) -> Run:
     """One measurement. label: groups runs in plots; by default the model and the plan. solo_s: seconds that kinds take
     alone, in place of measuring them: runs to be compared by their share within deadline need the same ones.
 
     Several may run in one event loop, such as the same arrivals to two models of one server. together: lets the clocks
-    of as many drives as it has parties start at one time; start them in a TaskGroup, which ends all if one fails.
+    of as many drives as it has parties start at one time, each `after_s` later; start them in a TaskGroup, which ends
+    all if one fails.
     Raises NoServer, NoAnswer where the preparation gets none, or BenchError.
     """
     bounds = bounds or Bounds()
@@ -77,6 +79,7 @@ async def drive(
         load_before, before = load_average(), await wire.scrape(model)
         if together:
             await together.wait()
+        await asyncio.sleep(after_s)
         ledger = Ledger(wire, known_s)
         async with heartbeat() as lags:
             if isinstance(arrivals, Closed):

@@ -2,12 +2,13 @@
 
 A tail of few requests says little, and the median of three such tails no more. So the requests of all runs are pooled,
 and where even those are too few for the percentile that is wanted, the next one below is told by its own name, at last
-the maximum (`figures.MIN_SAMPLES`).
+the maximum (`figures.MIN_SAMPLES`). One long run may stand for several: a queue that begins empty, again and again,
+never gets as long as it gets.
 """
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.errors import BenchError
@@ -39,6 +40,16 @@ def median_of(values: Sequence[float], runs: Sequence[Run] = ()) -> Measured:
     return Measured(statistics.median(values), tuple(values), _runs(len(values)), marks=marks(runs))
 
 
+def parts_of(run: Run, count: int) -> list[Run]:
+    """A run as so many, one after the other: each has the requests that were due in its part of the time."""
+    length_s = run.duration_s / count
+    due = [min(int(one.planned_s / length_s), count - 1) for one in run.records]
+    return [
+        replace(run, records=[one for one, place in zip(run.records, due, strict=True) if place == part])
+        for part in range(count)
+    ]
+
+
 def pooled_ratio(above: Sequence[Run], below: Sequence[Run], pick: Pick, wanted: Tail) -> Measured:
     """A tail of the latency of one side's answered requests over the same tail of the other's."""
     upper, lower = ([_latencies(run, pick) for run in side] for side in (above, below))
@@ -46,7 +57,7 @@ def pooled_ratio(above: Sequence[Run], below: Sequence[Run], pick: Pick, wanted:
     pairs = zip(upper, lower, strict=True)
     each = [_at(one, part) / _at(other, part) for one, other in pairs if _enough(one, part) and _enough(other, part)]
     value = _at(_all(upper), part) / _at(_all(lower), part)
-    n = f"{len(_all(upper))} / {len(_all(lower))} edits, {_runs(len(above))}"
+    n = f"{len(_all(upper))} / {len(_all(lower))} edits, {_drives(above)}"
     return Measured(value, tuple(each), n, _name(part), marks([*above, *below]))
 
 
@@ -54,9 +65,7 @@ def pooled_tail(each: Sequence[Sequence[float]], runs: Sequence[Run], wanted: Ta
     """A tail of values that were measured in several runs, a list for each."""
     part = tail_of(sum(map(len, each)), wanted)
     alone = tuple(_at(one, part) for one in each if _enough(one, part))
-    return Measured(
-        _at(_all(each), part), alone, f"{len(_all(each))} edits, {_runs(len(each))}", _name(part), marks(runs)
-    )
+    return Measured(_at(_all(each), part), alone, f"{len(_all(each))} edits, {_drives(runs)}", _name(part), marks(runs))
 
 
 def pooled_within_deadline(runs: Sequence[Run]) -> Measured:
@@ -65,9 +74,7 @@ def pooled_within_deadline(runs: Sequence[Run]) -> Measured:
     if not all(each):
         raise BenchError("a run has no request with a deadline")
     alone = tuple(statistics.mean(one) for one in each)
-    return Measured(
-        statistics.mean(_all(each)), alone, f"{len(_all(each))} edits, {_runs(len(runs))}", marks=marks(runs)
-    )
+    return Measured(statistics.mean(_all(each)), alone, f"{len(_all(each))} edits, {_drives(runs)}", marks=marks(runs))
 
 
 def tail_of(samples: int, wanted: Tail) -> Tail:
@@ -78,7 +85,8 @@ def tail_of(samples: int, wanted: Tail) -> Tail:
 def marks(runs: Sequence[Run]) -> tuple[str, ...]:
     """What speaks against these runs: the harness was late, or a window is short."""
     found = [(run, figures(run)) for run in runs]
-    return tuple(f"{run.label}, seed {run.seed}: {said}" for run, of in found for said in [*of.problems, *of.cautions])
+    said = [f"{run.label}, seed {run.seed}: {words}" for run, of in found for words in [*of.problems, *of.cautions]]
+    return tuple(dict.fromkeys(said))
 
 
 def _latencies(run: Run, pick: Pick) -> list[float]:
@@ -98,6 +106,11 @@ def _enough(values: Sequence[float], part: Tail) -> bool:
 
 def _all(each: Sequence[Sequence[float]]) -> list[float]:
     return [value for one in each for value in one]
+
+
+def _drives(runs: Sequence[Run]) -> str:
+    """How often it was measured: parts of one run are no more than that."""
+    return _runs(len({(run.label, run.started_at) for run in runs}))
 
 
 def _runs(count: int) -> str:

@@ -56,7 +56,7 @@ def measured(figure: str, times: int, *more: str) -> list[float]:
 
 def faults(report: Path) -> int:
     """What `benchmarks.accounting` found wrong with its requests."""
-    options = {"--requests": ACCOUNTED, "--speed": ACCOUNTED_SPEED, "--distinct": 100, "--out": report}
+    options = {"--requests": ACCOUNTED, "--speed": ACCOUNTED_SPEED, "--distinct": 60, "--out": report}
     words = [str(word) for option in options.items() for word in option]
     command = [sys.executable, "-m", "benchmarks.accounting", *words]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

@@ -6,19 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import chart, goals, plots, steplog
 from benchmarks.errors import BenchError
 from benchmarks.figures import figures
-from benchmarks.goals import CALM_SPEED, SPEED
+from benchmarks.goals import SPEED
 from benchmarks.measured import Measured
+from benchmarks.played import EMBEDDED
 from benchmarks.report import save
 from benchmarks.run import Run
 from benchmarks.tables import load_text, shown
 
 SHORT, LONG = ("steps-4-", "steps-8-"), ("steps-50-",)
 """Of the workload `mixed`, by how the names of its kinds begin."""
+
+EDITOR = f"editor-{EMBEDDED}"
+WAY = ("ProxyActor", "ingress", "codec", "runs", "quotas")
+"""Kinds of the server's processes: the embedded model's, and those that its requests go through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +40,27 @@ class Capacity:
 class Results:
     """folder: where they go.
 
-    values: of each goal. rates: images a second when saturated, by model. capacities: what loads are relative to. runs:
-    all that count. repeated: those that the harness was late in, which were made again and do not count. curve: those
-    over which latency is drawn. lengths: words on how long the runs of each part are.
+    values: of each goal. rates: images a second when saturated, by model. capacities: what loads are relative to, by
+    the device's table. runs: all that count. repeated: those that the harness was late in, which were made again and do
+    not count. curve: those over which latency is drawn. cpu_s: seconds of a core that each kind of the server's
+    processes took while the embedded model was saturated. lengths: words on how long the runs of each part are.
     """
 
     folder: Path
     values: dict[str, Measured] = field(default_factory=dict[str, Measured])
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    capacities: list[Capacity] = field(default_factory=list[Capacity])
+    capacities: dict[str, Capacity] = field(default_factory=dict[str, Capacity])
     runs: list[Run] = field(default_factory=list[Run])
     repeated: list[Run] = field(default_factory=list[Run])
     curve: list[Run] = field(default_factory=list[Run])
+    cpu_s: Mapping[str, float] = field(default_factory=dict[str, float])
     lengths: str = ""
 
-    @property
-    def capacity(self) -> float:
-        """What one request at a time reaches at `SPEED`, in images a second. Raises BenchError."""
-        if not self.rates["single"]:
-            raise BenchError("the loads of the part curves are relative to the part saturated; measure it as well")
-        return float(np.median(self.rates["single"]))
+    def capacity(self, device: str) -> Capacity:
+        """device: its table. Raises BenchError."""
+        if device not in self.capacities:
+            raise BenchError("loads are relative to what the part `saturated` finds; measure it as well")
+        return self.capacities[device]
 
     def step_log(self, model: str) -> Path:
         return (self.folder / "runs" / f"{model}.steps.jsonl").absolute()
@@ -108,16 +112,18 @@ class Results:
 {table}
 
 Simulated: the device computes nothing and takes the time that a table gives (`serve/backends/timings`), here
-{SPEED:g} times as fast, and {CALM_SPEED:g} times where waiting times are compared, as each line says; server, engine,
-HTTP and harness are real. S is the same engine with `batching: none`, K with `batching: requests`, D is
-`benchmarks.plain_diffusers`. Ratios of throughput are of one run each, and the value is their median; percentiles and
-shares are of the requests of all runs together. n: what a value is made of. A percentile of fewer than 100 (p99) or 20
-(p95) values is not told; the next one below is, or the maximum. Throughput is in row-steps: on a simulated device those
-of the steps that its log has within the saturated window, else each request's, spread over its denoise stage.
-{_capacities(self.capacities)}
+{SPEED:g} times as fast, or as the line says; server, engine, HTTP and harness are real. S is the same engine with
+`batching: none`, K with `batching: requests`, D is `benchmarks.plain_diffusers`. On simulated devices, what is compared
+ran at the same time. Ratios of throughput are of one run each, and the value is their median; percentiles and shares
+are of all requests of one long run, and their range that of its parts. n: what a value is made of. A percentile of
+fewer than 100 (p99) or 20 (p95) values is not told; the next one below is, or the maximum. Throughput is in row-steps:
+on a simulated device those of the steps that its log has within the saturated window, else each request's, spread over
+its denoise stage.
+{_capacities([*self.capacities.values()])}
+{_cpu(self.cpu_s)}
 
-`make bench` writes each run with all its requests to `runs/`. Memory over half an
-hour under full load is on the page of the [soak](soak.md), which `make soak` writes; what each component takes on each
+`make bench` writes each run with all its requests to `runs/`. Whether memory grows and the pace falls under full load
+is on the page of the [soak](soak.md), which `make soak` writes; what each component takes on each
 executor of a CPU is in [backends](backends.md), by `python -m benchmarks.backends --out benchmarks/results`; what it
 takes to compile FLUX.1 Kontext at its true width in [real width](real_width.md), by `python -m benchmarks.real_width`,
 likewise; what replicas by work save over a day, against Ray's own autoscaling, in [a day's traffic](day.md); what
@@ -180,4 +186,17 @@ def _capacities(found: Sequence[Capacity]) -> str:
     return (
         f"Loads of 0.6 and 0.9 are relative to what S serves when it is saturated: {told}. The rates are those of "
         "the arrivals' Poisson process; what came of it stands below with each run."
+    )
+
+
+def _cpu(cpu_s: Mapping[str, float]) -> str:
+    """Where a saturated small machine's time goes, of which an edit made in process has all."""
+    total_s = sum(cpu_s.values())
+    if not total_s:
+        return ""
+    way_s = sum(cpu_s.get(kind, 0.0) for kind in WAY)
+    return (
+        "Of the CPU time that the server's processes took while the embedded model was saturated, its editor had "
+        f"{cpu_s.get(EDITOR, 0.0) / total_s:.0%}, the way of its requests ({', '.join(WAY)}) {way_s / total_s:.0%}, "
+        "and all others the rest: Ray's own, and the models that stood idle."
     )

@@ -96,6 +96,16 @@ class RunningServer:
         kinds.pop(ENDED, None)
         return kinds
 
+    def cpu_s_by_kind(self) -> dict[str, float]:
+        """Seconds of a core that the processes alive have taken, of each kind."""
+        kinds: dict[str, float] = {}
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                kind = kind_of(process)
+                kinds[kind] = kinds.get(kind, 0.0) + times.user + times.system
+        return kinds
+
 
 @contextmanager
 def serving(models: Sequence[Model] | None = None, **sections: Mapping[str, Any]) -> Generator[RunningServer]:

@@ -1,11 +1,11 @@
-"""All goals, measured in one go: `make bench`, about 35 minutes on two cores, most of them on a simulated device.
+"""All goals, measured in one go: `make bench`, about 20 minutes on two cores, most of them on simulated devices.
 
 One server holds the same simulated device several times over: with step-level batching, with whole-request batching (K)
-and with one request at a time (S), so that they are measured side by side. Its clock runs faster than that of the
-device that it plays: `SPEED` times, and where waiting times are compared `CALM_SPEED` times, for the server's own work
-on a small machine is not to stand for the device's. Loads are relative to what S serves when it is saturated, on a
-device of the same clock, by the steps that its log has. Everything goes over HTTP but what `benchmarks.engine_figures`
-measures in a process of its own.
+and with one request at a time (S), so that they are measured side by side. Their clocks run `SPEED` times as fast as
+that of the device that they play; faster ones, or more of them saturated at once, would have the server's own work, on
+a small machine, stand for the device's. Loads are relative to what S serves when it is saturated, by the steps that its
+log has.
+Everything goes over HTTP but what `benchmarks.engine_figures` measures in a process of its own.
 
 A run in which the harness was late is made again once, with those beside it; what is late again is marked on the page.
 """
@@ -15,201 +15,170 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks import checkpoints, goals, workload
+from benchmarks import checkpoints, goals
 from benchmarks.arrivals import Arrivals, Closed, Poisson
 from benchmarks.bodies import Shape
 from benchmarks.drive import Bounds, drive
 from benchmarks.errors import BenchError
 from benchmarks.figures import figures
-from benchmarks.goals import CALM_SPEED, SPEED
-from benchmarks.measured import Measured, median_of, pooled_ratio, pooled_tail, pooled_within_deadline
+from benchmarks.measured import Measured, median_of, parts_of, pooled_ratio, pooled_tail, pooled_within_deadline
+from benchmarks.pictures import Pictures
 from benchmarks.plan import MixedPlan
+from benchmarks.played import EMBEDDED, H200, LINEAR, PLAYED, SMALL, WORKLOADS, computing, simulated
 from benchmarks.processes import faults, measured, plain_server, say
 from benchmarks.results_page import LONG, SHORT, Capacity, Results
 from benchmarks.run import Record, Run
 from benchmarks.server import RunningServer, serving
 from benchmarks.steplog import Step
 from benchmarks.wire import Server
-from serve.settings import embedded_model
 
-WORKERS = 24
+WORKERS = 20
 SINGLE_WORKERS = WORKERS // 3
 """Of a closed loop to one request at a time, which is saturated by two."""
-CALM = ("single-512px", "ours-512px", "single-linear", "ours-linear", "single-calm", "ours-calm")
+STAGGER_S = 0.1
+"""Between the clocks of runs that go on at the same time: their requests come at the same moments, and would otherwise
+wait for each other's pictures to be read."""
+DRAWS = 1000
+"""Between the seeds of different draws."""
 MEAN_STEPS = 12
 """Of an edit of the workload `mixed`."""
-PARTS = ("engine", "saturated", "loaded", "curves", "embedded", "plain", "accounting")
-EMBEDDED = """
-name: embedded
-description: 8 steps at 512 px without guidance
-prompts: [make it black and white, tint it blue, make it look like night]
-kinds: [{name: plain, size: 512x512, steps: 8, strength: 1.0, guidance: 1.0}]
-"""
-SMALL = """
-name: small
-description: 8 steps at 256 px
-prompts: [make it black and white, tint it blue, make it look like night]
-kinds: [{name: plain, size: 256x256, steps: 8, strength: 1.0, guidance: 2.5}]
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """A simulated device, and how the model on it batches."""
-
-    batching: str
-    timings: str = "h200-512px"
-    speed: float = SPEED
-
-
-PLAYED: dict[str, Played] = {
-    "ours": Played("steps"),
-    "single": Played("none"),
-    "requests": Played("requests"),
-    **{
-        name: Played(
-            "none" if name.startswith("single") else "steps",
-            "linear" if name.endswith("linear") else "h200-512px",
-            CALM_SPEED,
-        )
-        for name in CALM
-    },
-}
-"""The models on simulated devices, each of which writes a step log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """Seconds of sending in each part's runs; `shortest`: of those that run on the machine itself."""
 
-    saturated: float = 60.0
-    capacity: float = 60.0
-    loaded: float = 90.0
-    curves: float = 60.0
-    shortest: float = 20.0
+    saturated: float = 40.0
+    loaded: float = 225.0
+    curves: float = 30.0
+    shortest: float = 15.0
 
     def told(self) -> str:
         return (
-            f"Requests were sent for {self.saturated:g} s in each saturated run, {self.capacity:g} s in those of the "
-            f"capacity, {self.loaded:g} s in those at a load of 0.6 and 0.9, {self.curves:g} s for each point of the "
-            f"curves, and {self.shortest:g} s in those of models that compute."
+            f"Requests were sent for {self.saturated:g} s in each saturated run, {self.loaded:g} s in those at a load "
+            f"of 0.6 and 0.9, {self.curves:g} s in those at other loads, and {self.shortest:g} s in those of models "
+            "that compute."
         )
 
 
-Wanted = tuple[str, Arrivals]
-"""A model and how requests come to it."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model, how requests come to it, and which. label: of the run; empty: the model. server: its URL, where it is
+    not the suite's own. draw: of times and edits, the same for what is compared."""
+
+    model: str
+    arrivals: Arrivals
+    workload: str = "mixed"
+    label: str = ""
+    server: str = ""
+    draw: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.label or self.model
 
 
 @dataclass
 class Suite:
-    """runs: of each measurement."""
+    """runs: of each measurement. small: weights of the model SMALL."""
 
+    server: RunningServer
     results: Results
     runs: int
     seconds: Lengths
-    solo_s: dict[float, Mapping[str, float]] = field(default_factory=lambda: defaultdict(dict))
-    """By the speed of the clock: one table for all models, so that the same answer is in time for each of them."""
+    small: Path
+    pictures: Pictures = field(default_factory=Pictures)
+    solo_s: dict[str, float] = field(default_factory=dict[str, float])
+    """One table for all simulated models, so that the same answer is in time for each of them."""
+    warm: set[str] = field(default_factory=set[str])
+    """Labels of models that have run."""
 
-    async def saturated(self, server: RunningServer) -> None:
-        """Throughput of each way to batch."""
-        found: dict[str, list[tuple[float, Run, Run]]] = defaultdict(list)
-        closed = Closed(WORKERS)
-        for seed in range(self.runs):
-            (mixed,) = await self._measured(server, [("ours", closed)], "mixed", seed, self.seconds.saturated)
-            (uniform,) = await self._measured(server, [("ours", closed)], "uniform", seed, self.seconds.saturated)
-            wanted: list[Wanted] = [("single", Closed(SINGLE_WORKERS)), ("requests", closed)]
-            single, whole = await self._measured(server, wanted, "mixed", seed, self.seconds.saturated)
-            for name, other in {"mixed/uniform": uniform, "ours/S": single, "ours/K": whole}.items():
-                found[name].append((_row_steps(mixed) / _row_steps(other), mixed, other))
-            for run in (mixed, single, whole):
-                self.results.rates[run.label].append(_row_steps(run) / MEAN_STEPS)
-        for name, triples in found.items():
-            self.results.values[name] = _median(triples)
+    async def saturated(self) -> None:
+        """Throughput of each way to batch, and what one request at a time serves on either device."""
+        closed, single = Closed(WORKERS), Closed(SINGLE_WORKERS)
+        stepwise = [Wanted("ours", closed), Wanted("ours-calm", closed, "uniform")]
+        whole = [Wanted("requests", closed), Wanted("single", single), Wanted("single-linear", single)]
+        rounds = [
+            [run for wanted in (stepwise, whole) for run in await self._measured(wanted, seed, self.seconds.saturated)]
+            for seed in range(self.runs)
+        ]
+        ours, equal, requests, one_by_one, linear = zip(*rounds, strict=True)
+        for name, others in {"mixed/uniform": equal, "ours/S": one_by_one, "ours/K": requests}.items():
+            pairs = list(zip(ours, others, strict=True))
+            self.results.values[name] = _median(
+                [(_row_steps(own) / _row_steps(other), own, other) for own, other in pairs]
+            )
+        for run in (*ours, *requests, *one_by_one):
+            self.results.rates[run.label].append(_row_steps(run) / MEAN_STEPS)
+        self.results.capacities = {H200: capacity(one_by_one), LINEAR: capacity(linear)}
 
-    async def loaded(self, server: RunningServer) -> None:
-        """Latency at loads of 0.9 and 0.6, of S and ours, on a device that likes batches and on one that does not."""
-        h200, linear = await self._capacities(server)
-        loads = {"512px": 0.9 * h200, "linear": 0.9 * linear, "calm": 0.6 * h200}
-        wanted: list[Wanted] = [(name, Poisson(loads[name.partition("-")[2]])) for name in CALM]
-        by_model: dict[str, list[Run]] = defaultdict(list)
-        for seed in range(self.runs):
-            for run in await self._measured(server, wanted, "mixed", seed, self.seconds.loaded):
-                by_model[run.label].append(run)
+    async def loaded(self) -> None:
+        """Latency at loads of 0.9 and 0.6, on a device that likes batches and on one that does not."""
+        wanted = [
+            *(Wanted(name, self._load(0.9, H200)) for name in ("single", "ours")),
+            *(Wanted(name, self._load(0.9, LINEAR), draw=1) for name in ("single-linear", "ours-linear")),
+            *(Wanted(name, self._load(0.6, H200), draw=2) for name in ("single-calm", "ours-calm")),
+        ]
+        runs = await self._measured(wanted, 0, self.seconds.loaded)
+        by_model = {run.label: parts_of(run, self.runs) for run in runs}
         values = self.results.values
-        for name, device in {"512": "512px", "linear": "linear"}.items():
-            theirs, own = by_model[f"single-{device}"], by_model[f"ours-{device}"]
+        for name, end in {"512": "", "linear": "-linear"}.items():
+            theirs, own = by_model[f"single{end}"], by_model[f"ours{end}"]
             values[f"short p95 {name}"] = pooled_ratio(theirs, own, _of(SHORT), "p95")
             values[f"long {name}"] = pooled_ratio(own, theirs, _of(LONG), "p99")
-        values["slo S"] = pooled_within_deadline(by_model["single-calm"])
-        values["slo ours"] = pooled_within_deadline(by_model["ours-calm"])
         calm = by_model["ours-calm"]
+        values["slo S"] = pooled_within_deadline(by_model["single-calm"])
+        values["slo ours"] = pooled_within_deadline(calm)
         values["first step"] = pooled_tail([first_steps(run, run.steps) for run in calm], calm, "p99")
+        self._draw([run for run in runs if not run.label.endswith("-linear")])
 
-    async def curves(self, server: RunningServer) -> None:
-        """Latency over load, for the plot: each way to batch up to where it is saturated."""
-        rounds = ((0.3, 0.4, 0.6), (0.6, 0.8, 1.3), (0.9, 1.2, 2.1))
-        for number, loads in enumerate(rounds):
-            wanted: list[Wanted] = [
-                (name, Poisson(load * self.results.capacity))
-                for name, load in zip(("single", "requests", "ours"), loads, strict=True)
-            ]
-            self.results.curve += await self._measured(server, wanted, "mixed", number, self.seconds.curves)
+    async def curves(self) -> None:
+        """Latency at further loads, for the plots: up to where each way to batch is saturated."""
+        loads = {"single-calm": 0.3, "requests-calm": 1.05, "requests": 1.4, "ours-calm": 1.5, "ours": 2.2}
+        wanted = [Wanted(name, self._load(load, H200), draw=place) for place, (name, load) in enumerate(loads.items())]
+        self._draw(await self._measured(wanted, 0, self.seconds.curves))
 
-    async def embedded(self, server: RunningServer) -> None:
+    def _draw(self, runs: Sequence[Run]) -> None:
+        """A way to batch is drawn as one, whichever of its devices was asked."""
+        self.results.curve += [replace(run, label=run.label.removesuffix("-calm")) for run in runs]
+
+    async def embedded(self) -> None:
         """On the CPU itself: the server's machine is the device, so one measurement at a time."""
-        seconds = self.seconds.shortest
-        offline = measured("offline-per-s", self.runs, "--seconds", str(seconds))
-        parsed = workload.parse(EMBEDDED, "embedded")
-        found: list[tuple[float, Run]] = []
-        for seed in range(self.runs):
-            (online,) = await self._measured(server, [("retouch-tiny", Closed(3))], parsed, seed, seconds)
-            found.append((_rate(online) / offline[seed], online))
+        offline = measured("offline-per-s", self.runs, "--seconds", str(self.seconds.shortest))
+        before = self.server.cpu_s_by_kind()
+        wanted = [Wanted(EMBEDDED, Closed(3), EMBEDDED)]
+        online = [run for seed in range(self.runs) for run in await self._measured(wanted, seed, self.seconds.shortest)]
+        self.results.cpu_s = {kind: s - before.get(kind, 0.0) for kind, s in self.server.cpu_s_by_kind().items()}
+        found = [(_rate(run) / offline[seed], run) for seed, run in enumerate(online)]
         self.results.values["online/offline"] = _median(found)
 
-    async def plain(self, server: RunningServer, small: Path) -> None:
+    async def plain(self) -> None:
         """Against diffusers behind FastAPI, on the same weights and threads."""
-        parsed, seconds = workload.parse(SMALL, "small"), self.seconds.shortest
         found: list[tuple[float, Run, Run]] = []
-        with plain_server(small) as url:
+        with plain_server(self.small) as url:
             for seed in range(self.runs):
-                (own,) = await self._measured(server, [("kontext-small", Closed(8))], parsed, seed, seconds)
-                (theirs,) = await self._kept(
-                    lambda seed=seed: self._together([(Server(url), "D", Closed(8))], parsed, seed, seconds)
-                )
+                own, theirs = [
+                    run
+                    for one in (Wanted(SMALL, Closed(8), SMALL), Wanted("", Closed(8), SMALL, "D", url))
+                    for run in await self._measured([one], seed, self.seconds.shortest)
+                ]
                 found.append((_rate(own) / _rate(theirs), own, theirs))
         self.results.values["ours/D"] = _median(found)
 
-    async def _capacities(self, server: RunningServer) -> tuple[float, float]:
-        """Edits a second that S serves back to back, on the H200 and on the device that gains nothing from batches."""
-        wanted: list[Wanted] = [(name, Closed(SINGLE_WORKERS)) for name in ("single-512px", "single-linear")]
-        h200, linear = await self._measured(server, wanted, "mixed", self.runs, self.seconds.capacity)
-        found = capacity(h200), capacity(linear)
-        self.results.capacities += found
-        return found[0].per_s, found[1].per_s
+    def _load(self, load: float, device: str) -> Poisson:
+        """So many times what one request at a time serves. Raises BenchError: that was not measured."""
+        return Poisson(load * self.results.capacity(device).per_s)
 
-    async def _measured(
-        self,
-        server: RunningServer,
-        wanted: Sequence[Wanted],
-        plan: workload.Workload | str,
-        seed: int,
-        seconds: float,
-    ) -> list[Run]:
-        """The same requests at the same time to models of the same server, each a device of its own."""
-        targets = [(_at(server, model), model, arrivals) for model, arrivals in wanted]
-        return await self._kept(lambda: self._together(targets, plan, seed, seconds))
-
-    async def _kept(self, attempt: Callable[[], Awaitable[list[Run]]]) -> list[Run]:
-        """The runs that count, told and with their steps: of the second attempt where the harness was late."""
-        kept, late = await repeated_once(attempt)
+    async def _measured(self, wanted: Sequence[Wanted], seed: int, seconds: float) -> list[Run]:
+        """At the same time. The runs that count, told and with their steps: of the second attempt where the harness
+        was late."""
+        kept, late = await repeated_once(lambda: self._together(wanted, seed, seconds))
         self.results.repeated += late
         runs = [self._with_steps(run) for run in kept]
         for run in runs:
@@ -223,26 +192,35 @@ class Suite:
     def _with_steps(self, run: Run) -> Run:
         return replace(run, steps=self.results.steps(run, run.label)) if run.label in PLAYED else run
 
-    async def _together(
-        self,
-        targets: Sequence[tuple[Server, str, Arrivals]],
-        wanted: workload.Workload | str,
-        seed: int,
-        seconds: float,
-    ) -> list[Run]:
-        """Drives whose clocks start together. targets: servers, what their runs are labelled with, and the arrivals."""
-        together = asyncio.Barrier(len(targets))
-        clocks = [PLAYED[label].speed if label in PLAYED else 1.0 for _, label, _ in targets]
-        plan = workload.load(wanted) if isinstance(wanted, str) else wanted
-        bounds = Bounds(duration_s=seconds, grace_s=60, warmup=4, solo_rounds=1)
+    async def _together(self, wanted: Sequence[Wanted], seed: int, seconds: float) -> list[Run]:
+        """Drives whose clocks start together."""
+        together = asyncio.Barrier(len(wanted))
         drives = [
-            drive(server, MixedPlan(plan, seed=seed), arrivals, bounds, label, together, solo_s=self.solo_s[clock])
-            for (server, label, arrivals), clock in zip(targets, clocks, strict=True)
+            drive(
+                Server(one.server or self.server.url, Shape(model=one.model)),
+                MixedPlan(WORKLOADS[one.workload], seed + DRAWS * one.draw, self.pictures),
+                one.arrivals,
+                Bounds(duration_s=seconds, grace_s=60, warmup=0 if one.name in self.warm else 4, solo_rounds=1),
+                one.name,
+                together,
+                self.solo_s if one.model in PLAYED else {},
+                STAGGER_S * place,
+            )
+            for place, one in enumerate(wanted)
         ]
         runs = list(await asyncio.gather(*drives))
-        for run, clock in zip(runs, clocks, strict=True):
-            self.solo_s[clock] = {**run.solo_s, **self.solo_s[clock]}
+        self.warm |= {one.name for one in wanted}
+        for run in (run for run in runs if run.label in PLAYED):
+            self.solo_s = {**run.solo_s, **self.solo_s}
         return runs
+
+
+Measurement = Callable[[Suite], Awaitable[None]]
+
+ON_DEVICES: Mapping[str, Measurement] = {"saturated": Suite.saturated, "loaded": Suite.loaded, "curves": Suite.curves}
+"""Of which the last two need the first, which their loads are relative to."""
+ON_THE_CPU: Mapping[str, Measurement] = {"embedded": Suite.embedded, "plain": Suite.plain}
+PARTS = ("engine", *ON_DEVICES, *ON_THE_CPU, "accounting")
 
 
 async def repeated_once(attempt: Callable[[], Awaitable[list[Run]]]) -> tuple[list[Run], list[Run]]:
@@ -252,13 +230,15 @@ async def repeated_once(attempt: Callable[[], Awaitable[list[Run]]]) -> tuple[li
     return (await attempt() if late else runs), late
 
 
-def capacity(run: Run) -> Capacity:
-    """Of a saturated run with its step log, in edits of the mean number of steps. Raises BenchError."""
-    found = figures(run)
-    if found.window is None or found.row_steps_counted_by != "step log":
-        raise BenchError(f"the run of {run.label} was too short for a capacity")
-    per_s = _row_steps(run) / MEAN_STEPS
-    return Capacity(run.label, run.device, per_s, found.window.length_s, found.window.ended)
+def capacity(runs: Sequence[Run]) -> Capacity:
+    """Of saturated runs with their step logs, in edits of the mean number of steps. Raises BenchError."""
+    windows = [found.window for run in runs if (found := figures(run)).row_steps_counted_by == "step log"]
+    lengths_s = [window.length_s for window in windows if window is not None]
+    if len(lengths_s) < len(runs):
+        raise BenchError(f"a run of {runs[0].label} was too short for a capacity")
+    edits = sum(_row_steps(run) * length_s for run, length_s in zip(runs, lengths_s, strict=True)) / MEAN_STEPS
+    ended = sum(window.ended for window in windows if window is not None)
+    return Capacity(runs[0].label, runs[0].device, edits / sum(lengths_s), sum(lengths_s), ended)
 
 
 def first_steps(run: Run, steps: Sequence[Step]) -> list[float]:
@@ -277,62 +257,32 @@ def main() -> None:
     lengths = Lengths(**{name: arguments.shrink * seconds for name, seconds in asdict(Lengths()).items()})
     results = Results(arguments.out, lengths=lengths.told())
     if "engine" in parts:
-        results.values["equal bytes"] = median_of(measured("equal-bytes", 1))
         results.values["own ms"] = median_of(measured("own-ms", arguments.runs))
     with tempfile.TemporaryDirectory() as name:
-        asyncio.run(_served(Suite(results, arguments.runs, lengths), Path(name), parts))
+        asyncio.run(_served(results, arguments.runs, lengths, Path(name), parts))
         if "accounting" in parts:
             say("-- accounting")
             results.values["lost"] = median_of([faults(Path(name) / "accounting.json")])
+    if "engine" in parts:
+        results.values["equal bytes"] = median_of(measured("equal-bytes", 1))
     results.write(time.monotonic() - started_s, arguments.runs)
     print(goals.table(results.values))
     for goal in goals.missed(results.values):
         say(f"missed: {goals.text(goal, results.values[goal.name])}")
 
 
-async def _served(suite: Suite, folder: Path, parts: Sequence[str]) -> None:
+async def _served(results: Results, runs: int, lengths: Lengths, folder: Path, parts: Sequence[str]) -> None:
+    """Models that compute have a server of their own: on a small machine, idle neighbours would take some of it."""
+    devices = simulated(checkpoints.flux_kontext_configurations(folder / "devices"), results.step_log)
     small = checkpoints.flux_kontext(folder / "small")
-    models = _models(checkpoints.flux_kontext_configurations(folder / "real"), small, suite.results.step_log)
-    with serving(models=models) as server:
-        measure: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
-            "saturated": lambda: suite.saturated(server),
-            "loaded": lambda: suite.loaded(server),
-            "curves": lambda: suite.curves(server),
-            "embedded": lambda: suite.embedded(server),
-            "plain": lambda: suite.plain(server, small),
-        }
-        for part in (part for part in parts if part in measure):
-            say(f"-- {part}")
-            await measure[part]()
-
-
-def _models(real: Path, small: Path, steps: Callable[[str], Path]) -> list[dict[str, Any]]:
-    def simulated(name: str, played: Played) -> dict[str, Any]:
-        return {
-            "id": name,
-            "family": "flux_kontext",
-            "weights": str(real),
-            "backend": "simulated",
-            "simulated": {"timings": played.timings, "speed": played.speed},
-            "batching": played.batching,
-            "step_log": steps(name),
-            "max_batch": 8,
-            "max_queued_rows": 1024,
-            "num_cpus": 0.1,
-            "threads": 1,
-        }
-
-    tiny = {**embedded_model().model_dump(mode="json", exclude_unset=True), "num_cpus": 0.1}
-    torch = {"family": "flux_kontext", "weights": str(small), "max_batch": 8, "threads": 2, "num_cpus": 0.1}
-    return [
-        *(simulated(name, played) for name, played in PLAYED.items()),
-        tiny,
-        {"id": "kontext-small", **torch},
-    ]
-
-
-def _at(server: RunningServer, model: str) -> Server:
-    return Server(server.url, Shape(model=model))
+    for wanted, models in ((ON_DEVICES, devices), (ON_THE_CPU, computing(small))):
+        measured_here = [part for part in wanted if part in parts]
+        if measured_here:
+            with serving(models=models) as server:
+                suite = Suite(server, results, runs, lengths, small)
+                for part in measured_here:
+                    say(f"-- {part}")
+                    await wanted[part](suite)
 
 
 def _rate(run: Run) -> float:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -179,7 +180,10 @@ def test_poisson_arrivals_have_their_rate_and_follow_from_the_seed():
     arrivals = times_s(Poisson(5.0), 3, 20_000, float("inf"))
     assert arrivals == times_s(Poisson(5.0), 3, 20_000, float("inf"))
     assert arrivals == sorted(arrivals)
-    assert 20_000 / arrivals[-1] == pytest.approx(5.0, rel=0.03)  # Four standard deviations of 1 / sqrt(20,000).
+    assert 20_000 / arrivals[-1] == pytest.approx(5.0, rel=0.001)
+    gaps = np.diff(arrivals)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # as those of independent arrivals are
+    assert [len(times_s(Poisson(5.0), seed, None, 10.0)) for seed in range(20)] == [50] * 20
     assert max(times_s(Poisson(5.0), 3, None, 10.0)) <= 10.0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from benchmarks.engine_figures import rate_of
 from benchmarks.errors import BenchError
 from benchmarks.goals import MARK, table
-from benchmarks.measured import median_of, pooled_ratio, pooled_tail, pooled_within_deadline, tail_of
-from benchmarks.results_page import runs_table
+from benchmarks.measured import median_of, parts_of, pooled_ratio, pooled_tail, pooled_within_deadline, tail_of
+from benchmarks.played import H200, PLAYED
+from benchmarks.results_page import Results, runs_table
 from benchmarks.run import Lag, Load, Record, Run
 from benchmarks.steplog import Step
-from benchmarks.suite import CALM, PLAYED, capacity, first_steps, repeated_once
+from benchmarks.suite import capacity, first_steps, repeated_once
 from serve.types import EditJob
 from tests.unit.test_bench_figures import one_by_one, record, run_of
 
@@ -39,15 +41,29 @@ def saturated() -> Run:
 
 
 def test_capacity_is_what_the_step_log_says_of_back_to_back_service():
-    found = capacity(saturated())
+    found = capacity([saturated()] * 2)
     assert found.per_s == pytest.approx(1 / 1.5)
-    assert (found.model, found.device, found.edits) == ("tiny test", "simulated h200-512px x2", 25)
-    assert found.window_s == pytest.approx(37.5)
+    assert (found.model, found.device, found.edits) == ("tiny test", "simulated h200-512px x2", 50)
+    assert found.window_s == pytest.approx(75.0)
 
 
 def test_a_capacity_is_never_guessed():
     with pytest.raises(BenchError, match="too short for a capacity"):
-        capacity(replace(saturated(), steps=[]))
+        capacity([saturated(), replace(saturated(), steps=[])])
+
+
+def test_a_load_is_never_guessed(tmp_path: Path):
+    with pytest.raises(BenchError, match="measure it as well"):
+        Results(tmp_path).capacity(H200)
+
+
+def test_a_long_run_is_measured_once_and_told_in_parts():
+    at_s = [*np.linspace(0, 59, 30), *np.linspace(60, 119, 10)]
+    records = [record(index, at, at + 1) for index, at in enumerate(at_s)]
+    parts = parts_of(run_of(records, duration_s=120.0), 2)
+    assert [len(part.records) for part in parts] == [30, 10]
+    found = pooled_ratio(parts, parts, lambda _: True, "p95")
+    assert (found.value, found.runs, found.n) == (1.0, (1.0,), "40 / 40 edits, 1 run")
 
 
 @pytest.mark.parametrize(("samples", "tail"), [(100, "p99"), (99, "p95"), (20, "p95"), (19, "max")])
@@ -57,7 +73,7 @@ def test_a_tail_of_few_values_is_told_by_the_name_of_what_it_is(samples: int, ta
 
 def test_percentiles_are_of_the_requests_of_all_runs_together():
     """Of 40 one is slow: p95 of both runs' requests does not see it, that of the one run's would."""
-    slow, even = latencies(*[2.0] * 19, 100.0), latencies(*[2.0] * 20)
+    slow, even = latencies(*[2.0] * 19, 100.0), latencies(*[2.0] * 20, started_at=1.0)
     found = pooled_ratio([slow, even], [latencies(*[1.0] * 20)] * 2, quick, "p95")
     assert found.value == 2.0
     assert (found.tail, found.n) == ("p95", "40 / 40 edits, 2 runs")
@@ -71,7 +87,7 @@ def test_both_sides_of_a_ratio_have_the_same_tail():
 
 def test_shares_are_of_all_requests_with_a_deadline():
     runs = [
-        run_of([record(number, 0.0, 1.0, deadline_s=2.0 - late) for number in range(sent)])
+        run_of([record(i, 0.0, 1.0, deadline_s=2.0 - late) for i in range(sent)], started_at=late)
         for late, sent in ((0.0, 3), (1.5, 1))
     ]
     found = pooled_within_deadline(runs)
@@ -124,9 +140,10 @@ def test_a_goal_names_its_device_its_tail_and_its_values():
 
 
 def test_what_is_compared_side_by_side_runs_on_equal_devices():
-    devices = {name: (PLAYED[name].timings, PLAYED[name].speed) for name in CALM}
-    assert all(devices[f"single-{end}"] == devices[f"ours-{end}"] for end in ("512px", "linear", "calm"))
-    assert devices["single-512px"] == devices["single-calm"]
+    timings = {name: played.timings for name, played in PLAYED.items()}
+    assert timings["ours"] == timings["requests"] == timings["single"] == H200
+    assert timings["ours-linear"] == timings["single-linear"]
+    assert timings["ours-calm"] == timings["single-calm"] == timings["requests-calm"] == H200
 
 
 def test_offline_jobs_are_made_before_the_clock_runs():
