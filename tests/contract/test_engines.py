@@ -33,6 +33,8 @@ from tests.contract.engines import SIZES, build, small_model
 from tests.waiting import eventually
 
 PLAN = Wish(backend="tensorrt", architecture="sm_89", sizes=SIZES, batches=(1, 2))
+PLANS = {"float32": PLAN, "float16": replace(PLAN, sizes=SIZES[:1]), "bfloat16": replace(PLAN, sizes=SIZES[1:])}
+"""Each profile takes its seconds to compile, and which there are does not depend on the precision."""
 SPEC = ComponentSpec(
     "denoiser",
     inputs=(TensorSpec("latents", "float32", ("batch", 4, "width")),),
@@ -64,8 +66,9 @@ def copy(model: ModelSettings, tmp_path: Path) -> ModelSettings:
 def test_all_components_export_agree_with_torch_and_compile_with_the_real_builder(
     family: str, precision: str, tmp_path: Path
 ):
+    plan = PLANS[precision]
     model = small_model(family, tmp_path, backend="tensorrt", precision=precision)
-    built = build(model, PLAN)
+    built = build(model, plan)
     assert set(built) == set(components_of(model))
     for name, one in built.items():
         assert not one.fresh
@@ -77,8 +80,8 @@ def test_all_components_export_agree_with_torch_and_compile_with_the_real_builde
         assert (one.folder / "config.pbtxt").is_file()
     denoiser = built["denoiser"].manifest.shapes
     counts = {"flux_kontext": (0, 1), "pixel_edit": (0,)}[family]
-    assert denoiser.asked == Asked(sizes=SIZES, references=counts, batches=(1, 2))
-    assert [shape["batch"] for shape in denoiser.static] == [1, 2] * len(SIZES) * len(counts)
+    assert denoiser.asked == Asked(sizes=plan.sizes, references=counts, batches=(1, 2))
+    assert [shape["batch"] for shape in denoiser.static] == [1, 2] * len(plan.sizes) * len(counts)
 
 
 def test_the_components_of_a_family_are_those_that_it_loads(model: ModelSettings, tmp_path: Path):
