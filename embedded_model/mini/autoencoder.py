@@ -17,6 +17,12 @@ from embedded_model.mini.photographs import Photographs
 from embedded_model.mini.steady import steady_decoder, straight
 
 CHANNELS = (32, 48, 96, 160)
+SCALE = 4.0
+"""How many times the transform's latents those of the pipeline are, whose noise has a variance of 1.
+
+Fine structure has a variance far below 1, and would vanish under noise as strong as light and dark. And half of what
+the transformer tells of a token, from a state as wide as noise and picture together, would be the noise.
+"""
 CROP = (64, 64)
 FITTED_CROPS = 2048
 EDITED = 3
@@ -25,7 +31,7 @@ SHOWN, SHOWN_CROP = 8, (256, 256)
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """With random weights. Halves thrice; latents are as the encoder gives them, neither scaled nor shifted."""
+    """With random weights. Halves thrice."""
     shape: dict[str, Any] = {  # which diffusers declares as tuples of one
         "down_block_types": ("DownEncoderBlock2D",) * len(CHANNELS),
         "up_block_types": ("UpDecoderBlock2D",) * len(CHANNELS),
@@ -39,10 +45,16 @@ def new_autoencoder() -> AutoencoderKL:
         mid_block_add_attention=False,
         use_quant_conv=False,
         use_post_quant_conv=False,
-        scaling_factor=1.0,
+        scaling_factor=SCALE,
         shift_factor=0.0,
         force_upcast=False,
     )
+
+
+def scale_of(autoencoder: AutoencoderKL) -> float:
+    """How many times the latents of the block transform those of its pipeline are."""
+    config: Any = autoencoder.config
+    return float(config.scaling_factor)
 
 
 def fitted_transform(photographs: Photographs) -> BlockTransform:

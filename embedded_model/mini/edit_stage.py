@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedded_model.mini.autoencoder import scale_of
 from embedded_model.mini.batches import TWO_IMAGES, Batch, EditBatches
 from embedded_model.mini.blocks import BLOCK, BlockTransform
 from embedded_model.mini.device import ahead, attention, autocast, blocks_compiled
@@ -46,6 +47,7 @@ class EditStage:
         self._batches = ahead(batches, device)
         self._transform, self._autoencoder, self._tokenizers = transform, autoencoder, tokenizers
         self._photographs, self._levels, self._device = photographs, levels, device
+        self._noise = 1 / scale_of(autoencoder)
         self._seen = how_much_is_seen(transform).to(device).repeat_interleave(PACK**2)
         self.modules = networks.to(device)
         transformer: Any = self.modules["transformer"]
@@ -61,7 +63,8 @@ class EditStage:
         source, target = self._latents(batch.source), self._latents(batch.target)
         pictures = [source] if batch.reference is None else [source, self._latents(batch.reference)]
         drawn = draw(self._levels * len(source), self._often(batch.gradual), generator)
-        noise = torch.randn((len(drawn.sigma), *source.shape[1:]), generator=generator, device=self._device)
+        shape = (len(drawn.sigma), *source.shape[1:])
+        noise = self._noise * torch.randn(shape, generator=generator, device=self._device)
         noisy, velocity = noisy_and_velocity(self._often(source), self._often(target), noise, drawn)
         error = self._velocity(noisy, pictures, drawn.sigma, batch) - pack(velocity)
         counted = self._often(pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True))

@@ -4,6 +4,7 @@ They are diffusers' and transformers' own classes. One thing is told rather than
 by looking at the same place in the picture that is edited, so that nothing has to be found before anything can be kept.
 """
 
+import copy
 import json
 import math
 import string
@@ -108,6 +109,16 @@ def look_at_source(attention: FluxAttention) -> None:
         projection.bias[:_HEAD] = constant
     attention.norm_q.weight.fill_(_SHARPNESS)
     attention.norm_k.weight.fill_(_SHARPNESS)
+
+
+@torch.no_grad()
+def scaled(transformer: FluxTransformer2DModel, factor: float) -> FluxTransformer2DModel:
+    """A copy that reads, and tells, latents so many times as large."""
+    made: Any = copy.deepcopy(transformer)
+    made.x_embedder.weight /= factor
+    made.proj_out.weight *= factor
+    made.proj_out.bias *= factor
+    return made
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> Tensor:

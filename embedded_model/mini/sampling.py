@@ -8,14 +8,15 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
 from torch import Tensor, nn
 
-from embedded_model.mini.network import TEXT_TOKENS, Tokenizers
+from embedded_model.mini.autoencoder import scale_of
+from embedded_model.mini.network import TEXT_TOKENS, Tokenizers, scaled
 
 STEPS = 8
 GUIDANCE = 1.0
 
 
 def pipeline_of(networks: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizers: Tokenizers) -> FluxKontextPipeline:
-    """The networks as they are, not copied. Noise levels fall in a straight line, at every size."""
+    """Of networks that learn in the transform's latents. Noise levels fall in a straight line, at every size."""
     parts: Any = networks
     pipeline = FluxKontextPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
@@ -24,7 +25,7 @@ def pipeline_of(networks: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizers:
         tokenizer=tokenizers.clip,
         text_encoder_2=parts["text_encoder_2"],
         tokenizer_2=tokenizers.t5,
-        transformer=parts["transformer"],
+        transformer=scaled(parts["transformer"], scale_of(autoencoder)),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from embedded_model.mini.autoencoder import new_autoencoder
+from embedded_model.mini.autoencoder import new_autoencoder, scale_of
 from embedded_model.mini.batches import sentences
 from embedded_model.mini.loop import load_average, trained
-from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks
+from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, scaled
 from embedded_model.mini.words_stage import WordsStage
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
@@ -31,7 +31,7 @@ def tokenizers_of(work: Path) -> Tokenizers:
 
 
 def networks_of(work: Path, tokenizers: Tokenizers) -> nn.ModuleDict:
-    """The transformer, and text encoders, of which CLIP is to stay as it is.
+    """The transformer, which learns in the block transform's latents, and text encoders; CLIP is to stay as it is.
 
     To other text encoders than the checkpoint's belongs a new transformer.
     """
@@ -41,7 +41,8 @@ def networks_of(work: Path, tokenizers: Tokenizers) -> nn.ModuleDict:
     else:
         networks["text_encoder"] = CLIPTextModel.from_pretrained(CHECKPOINT / "text_encoder", **_LOADING)
         networks["text_encoder_2"] = T5EncoderModel.from_pretrained(CHECKPOINT / "text_encoder_2", **_LOADING)
-        networks["transformer"] = FluxTransformer2DModel.from_pretrained(CHECKPOINT / "transformer", **_LOADING)
+        told = FluxTransformer2DModel.from_pretrained(CHECKPOINT / "transformer", **_LOADING)
+        networks["transformer"] = scaled(told, 1 / scale_of(_checkpoints_autoencoder()))
     networks["text_encoder"].requires_grad_(False)
     return networks
 
@@ -57,5 +58,9 @@ def autoencoder_of(work: Path) -> AutoencoderKL:
         halves: dict[str, Any] = {"encoder": autoencoder.encoder, "decoder": autoencoder.decoder}
         load_average(nn.ModuleDict(halves), work / "decoder")
     else:
-        autoencoder = AutoencoderKL.from_pretrained(CHECKPOINT / "vae", **_LOADING)
+        autoencoder = _checkpoints_autoencoder()
     return autoencoder.requires_grad_(False).eval()
+
+
+def _checkpoints_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(CHECKPOINT / "vae", **_LOADING)

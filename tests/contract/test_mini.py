@@ -10,7 +10,7 @@ from diffusers import FluxKontextPipeline
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import Tensor, nn
 
-from embedded_model.mini.autoencoder import new_autoencoder
+from embedded_model.mini.autoencoder import SCALE, new_autoencoder
 from embedded_model.mini.batches import sentences
 from embedded_model.mini.blocks import BlockTransform, fit, write_into
 from embedded_model.mini.edit_stage import pack, positions
@@ -88,12 +88,12 @@ def test_the_server_reads_words_as_training_did(family: FluxKontext, tokenizers:
 def test_the_server_gives_the_transformer_pictures_and_places_as_training_did(
     family: FluxKontext, transform: BlockTransform, pictures: Any
 ):
-    """A second picture lies where training had it."""
+    """A second picture lies where training had it. What the transformer reads, its first layer takes the scale from."""
     sample = _begun(family, pictures, seed=5)
     (call,) = next(iter(family.step(sample)))
 
     encoded = [transform.encode(torch.tensor(picture).permute(2, 0, 1)[None] / 127.5 - 1) for picture in pictures]
-    assert torch.allclose(call.inputs["references"], torch.cat([*map(pack, encoded)], 1), atol=0.02)
+    assert torch.allclose(call.inputs["references"] / SCALE, torch.cat([*map(pack, encoded)], 1), atol=0.02)
     places = torch.cat([torch.zeros(TEXT_TOKENS, 3), positions(encoded[0], encoded)])
     assert torch.equal(call.inputs["rotary"][0], torch.cat(FluxPosEmbed(10_000, [16, 24, 24])(places), -1))
 

@@ -24,7 +24,7 @@ from embedded_model.mini.edit_stage import EditStage, how_much_is_seen
 from embedded_model.mini.edits import apply
 from embedded_model.mini.flow import MAX_GUIDANCE, Drawn, guided, noisy_and_velocity
 from embedded_model.mini.loop import Run, Schedule, load_average
-from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, train_tokenizers
+from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, scaled, train_tokenizers
 from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.photographs import Photographs
 from embedded_model.mini.picture_groups import Single
@@ -191,6 +191,30 @@ def test_some_heads_begin_by_looking_at_the_same_place_of_the_source(tokenizers:
 
     drawn = len(rows)
     assert torch.equal((query @ key.T)[:drawn].argmax(1), torch.arange(drawn) + drawn)
+
+
+def test_a_pipelines_transformer_tells_the_same_at_the_pipelines_scale(tokenizers: Tokenizers):
+    torch.manual_seed(0)
+    learned: Any = new_networks(tokenizers, Shape(1, 1, 1, 1))["transformer"]
+    for parameter in learned.proj_out.parameters():
+        nn.init.normal_(parameter)
+    latents, text = torch.randn(1, 8, LATENT_CHANNELS * PACK**2), torch.randn(1, 4, learned.config.joint_attention_dim)
+
+    def velocity(transformer: Any, hidden: Tensor) -> Tensor:
+        return transformer(
+            hidden_states=hidden,
+            timestep=torch.tensor([0.5]),
+            guidance=torch.ones(1),
+            pooled_projections=torch.ones(1, transformer.config.pooled_projection_dim),
+            encoder_hidden_states=text,
+            txt_ids=torch.zeros(4, 3),
+            img_ids=torch.zeros(8, 3),
+        ).sample
+
+    with torch.no_grad():
+        wanted, found = velocity(learned, latents), velocity(scaled(learned, 4.0), 4 * latents)
+    assert torch.allclose(found, 4 * wanted, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(velocity(learned, 4 * latents), 4 * wanted, rtol=0.1)
 
 
 def test_the_words_of_an_edit_are_told_by_their_places():
