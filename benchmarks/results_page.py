@@ -113,12 +113,13 @@ class Results:
 
 Simulated: the device computes nothing and takes the time that a table gives (`serve/backends/timings`), here
 {SPEED:g} times as fast, or as the line says; server, engine, HTTP and harness are real. S is the same engine with
-`batching: none`, K with `batching: requests`, D is `benchmarks.plain_diffusers`. On simulated devices, what is compared
-ran at the same time. Ratios of throughput are of one run each, and the value is their median; percentiles and shares
-are of all requests of one long run, and their range that of its parts. n: what a value is made of. A percentile of
-fewer than 100 (p99) or 20 (p95) values is not told; the next one below is, or the maximum. Throughput is in row-steps:
-on a simulated device those of the steps that its log has within the saturated window, else each request's, spread over
-its denoise stage.
+`batching: none`, K with `batching: requests`, D is `benchmarks.plain_diffusers`. What is compared under a load ran at
+the same time; saturated, the step-level batching ran with mixed and with equal parameters at the same time, and then
+the others did. Ratios of throughput are of one run each, and the value is their median; percentiles and shares are of
+all requests of one long run, and their range that of its parts. n: what a value is made of. A percentile of fewer than
+100 (p99) or 20 (p95) values is not told; the next one below is, or the maximum. Throughput is in row-steps: on a
+simulated device those of the steps that its log has within the saturated window, else each request's, spread over its
+denoise stage.
 {_capacities([*self.capacities.values()])}
 {_cpu(self.cpu_s)}
 
