@@ -23,9 +23,8 @@ _TAILS: tuple[Tail, ...] = ("p99", "p95", "max")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """value: what counts. runs: of each run alone, where one has enough for it. n: what it is made of, in words.
-
-    tail: of its percentile, the name. marks: what speaks against the runs, a sentence each.
+    """value: what counts. runs: of each run, or part of one, alone, where it has enough for it. n: what the value is
+    made of, in words. tail: of its percentile, the name. marks: what speaks against the runs, a sentence each.
     """
 
     value: float

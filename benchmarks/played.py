@@ -21,10 +21,6 @@ class Played:
     batching: str
     timings: str = H200
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        return {"timings": self.timings, "speed": SPEED}
-
 
 PLAYED: dict[str, Played] = {
     "ours": Played("steps"),
@@ -70,7 +66,7 @@ def simulated(weights: Path, step_log: Callable[[str], Path]) -> list[dict[str, 
             "family": "flux_kontext",
             "weights": str(weights),
             "backend": "simulated",
-            "simulated": played.facts,
+            "simulated": {"timings": played.timings, "speed": SPEED},
             "batching": played.batching,
             "step_log": step_log(name),
             "max_batch": 8,
