@@ -27,8 +27,8 @@ TOKEN = 16
 """Side of the square of pixels that is one token of the transformer."""
 _UNSEEN = 16
 """Side of pictures that are made for their instructions alone, in pixels."""
-_CHANGE_COUNTS = 4.0
-"""How much an error counts where a picture changes, so that a small object is not lost beside all that stays."""
+_CHANGE_COUNTS = (4.0, 32.0)
+"""The least and the most that an error counts where a picture changes; between them, as much as all that stays."""
 _NO_GUIDANCE = 0.6
 """Share of rows whose guidance is 1."""
 
@@ -47,7 +47,7 @@ class Batch:
     """Pictures (B, 3, H, W) in [0, 1]; reference: a second picture, or None. ids of both tokenizers (B, TEXT_TOKENS).
 
     guidance (B,). gradual (B,) bool: whether a part of the edit makes sense.
-    counted (B, 1, H, W): how much an error counts, next to others of its row.
+    counted (B, 1, H, W): how much an error counts, next to others of its row. groups: of each row, the group's name.
     """
 
     source: Tensor
@@ -58,6 +58,7 @@ class Batch:
     guidance: Tensor
     gradual: Tensor
     counted: Tensor
+    groups: tuple[str, ...]
 
 
 class EditBatches:
@@ -102,6 +103,7 @@ class EditBatches:
             guidance=guidance,
             gradual=gradual,
             counted=_counted(pairs),
+            groups=tuple(groups),
         )
 
 
@@ -123,7 +125,8 @@ def _made(
 def _counted(pairs: Pairs) -> Tensor:
     """(B, 1, H, W): nothing outside a mask, which is not the network's to keep."""
     changed = (pairs.source != pairs.target).any(1, keepdim=True)
-    counted = torch.where(changed, _CHANGE_COUNTS, 1.0)
+    share = changed.float().mean((2, 3), keepdim=True)
+    counted = torch.where(changed, ((1 - share) / share).clamp(*_CHANGE_COUNTS), 1.0)
     return counted if pairs.mask is None else counted * _whole_tokens(pairs.mask)
 
 

@@ -1,6 +1,7 @@
 """The last stage: the transformer learns all edits together, in the autoencoder's latents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from embedded_model.mini.autoencoder import scale_of
 from embedded_model.mini.batches import TWO_IMAGES, Batch, EditBatches
 from embedded_model.mini.blocks import BLOCK, BlockTransform
 from embedded_model.mini.device import ahead, attention, autocast, blocks_compiled
-from embedded_model.mini.flow import draw, noisy_and_velocity
+from embedded_model.mini.flow import MOST_OWN_STEPS, draw, noisy_and_velocity, rest_of_the_way, sampled
 from embedded_model.mini.network import Tokenizers
 from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.photographs import Photographs
@@ -65,12 +66,19 @@ class EditStage:
         drawn = draw(self._levels * len(source), self._often(batch.gradual), generator)
         shape = (len(drawn.sigma), *source.shape[1:])
         noise = self._noise * torch.randn(shape, generator=generator, device=self._device)
-        noisy, velocity = noisy_and_velocity(self._often(source), self._often(target), noise, drawn)
-        error = self._velocity(noisy, pictures, drawn.sigma, batch) - pack(velocity)
+        target = self._often(target)
+        noisy, velocity = noisy_and_velocity(self._often(source), target, noise, drawn)
+        asked = self._asked(batch, pictures)
+        if len(own := drawn.own.nonzero().flatten()):
+            noisy[own] = self._sampled(noise[own], drawn.sigma[own], asked.of(own), generator)
+            velocity[own] = rest_of_the_way(noisy[own], target[own], drawn.sigma[own])
+        error = pack(self._velocity(noisy, drawn.sigma, asked) - velocity)
         counted = self._often(pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True))
         rows = (error.square() * self._seen * counted).mean((1, 2)) / counted.mean((1, 2))
-        kind = f"{batch.source.shape[3]}x{batch.source.shape[2]}" if batch.reference is None else TWO_IMAGES
-        return {"loss": rows.mean(), kind: rows.mean()}
+        rows = torch.where(drawn.own, drawn.sigma.square(), 1.0) * rows  # near the end a mistake has to be mended fast
+        groups = batch.groups * self._levels
+        of_groups = {name: rows[[group == name for group in groups]].mean() for name in dict.fromkeys(groups)}
+        return {"loss": rows.mean(), f"{batch.source.shape[3]}x{batch.source.shape[2]}": rows.mean(), **of_groups}
 
     def show(self, average: nn.ModuleDict, file: Path) -> None:
         """Of each group with one image; the pipeline of diffusers takes no second one."""
@@ -88,23 +96,47 @@ class EditStage:
         """Each row once for every level."""
         return rows.repeat(self._levels, *[1] * (rows.dim() - 1))
 
-    def _velocity(self, noisy: Tensor, pictures: list[Tensor], sigma: Tensor, batch: Batch) -> Tensor:
-        """(B, tokens, channels) float32, of the noisy picture's tokens."""
-        tokens = pack(noisy)
+    def _asked(self, batch: Batch, pictures: Sequence[Tensor]) -> "_Asked":
         with autocast(self._device), attention(self._device):
             pooled = self.modules["text_encoder"](input_ids=batch.clip_ids).pooler_output
             text = self.modules["text_encoder_2"](input_ids=batch.t5_ids).last_hidden_state
+        rows = (*pictures, batch.guidance, pooled, text)
+        *shown, guidance, pooled, text = (self._often(tensor) for tensor in rows)
+        return _Asked(shown, guidance, pooled, text)
+
+    @torch.no_grad()
+    def _sampled(self, noise: Tensor, sigma: Tensor, asked: "_Asked", generator: torch.Generator) -> Tensor:
+        steps = int(torch.randint(1, MOST_OWN_STEPS + 1, (), generator=generator, device=self._device))
+        return sampled(noise, sigma, steps, lambda latents, levels: self._velocity(latents, levels, asked))
+
+    def _velocity(self, noisy: Tensor, sigma: Tensor, asked: "_Asked") -> Tensor:
+        """(B, C, h, w) float32, as the noisy latents."""
+        tokens = [pack(picture) for picture in (noisy, *asked.pictures)]
+        with autocast(self._device), attention(self._device):
             velocity = self.modules["transformer"](
-                hidden_states=torch.cat([tokens, *(self._often(pack(picture)) for picture in pictures)], dim=1),
+                hidden_states=torch.cat(tokens, dim=1),
                 timestep=sigma,
-                guidance=self._often(batch.guidance),
-                pooled_projections=self._often(pooled),
-                encoder_hidden_states=self._often(text),
-                txt_ids=torch.zeros(text.shape[1], 3, device=self._device),
-                img_ids=positions(noisy, pictures).to(self._device),
+                guidance=asked.guidance,
+                pooled_projections=asked.pooled,
+                encoder_hidden_states=asked.text,
+                txt_ids=torch.zeros(asked.text.shape[1], 3, device=self._device),
+                img_ids=positions(noisy, asked.pictures).to(self._device),
                 return_dict=False,
             )[0]
-        return velocity[:, : tokens.shape[1]].float()
+        return unpack(velocity[:, : tokens[0].shape[1]].float(), noisy.shape[2] // PACK)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is told of each row: latents of the pictures that are shown, guidance, and the text by both encoders."""
+
+    pictures: Sequence[Tensor]
+    guidance: Tensor
+    pooled: Tensor
+    text: Tensor
+
+    def of(self, rows: Tensor) -> "_Asked":
+        return _Asked([p[rows] for p in self.pictures], self.guidance[rows], self.pooled[rows], self.text[rows])
 
 
 def how_much_is_seen(transform: BlockTransform) -> Tensor:
@@ -121,7 +153,12 @@ def pack(latents: Tensor) -> Tensor:
     return functional.pixel_unshuffle(latents, PACK).flatten(2).transpose(1, 2)
 
 
-def positions(noisy: Tensor, pictures: list[Tensor]) -> Tensor:
+def unpack(tokens: Tensor, rows: int) -> Tensor:
+    """Tokens of so many rows to latents: undoes `pack`."""
+    return functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, -1)), PACK)
+
+
+def positions(noisy: Tensor, pictures: Sequence[Tensor]) -> Tensor:
     """(tokens of all, 3): picture index, row and column, as the server tells them to the transformer."""
     grids = [(picture.shape[2] // PACK, picture.shape[3] // PACK) for picture in (noisy, *pictures)]
     offsets = [(0, 0), *reference_offsets(grids[1:])]

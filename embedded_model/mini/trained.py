@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from embedded_model.mini.autoencoder import new_autoencoder, scale_of
+from embedded_model.mini.autoencoder import SCALE, new_autoencoder, scale_of
 from embedded_model.mini.batches import sentences
 from embedded_model.mini.loop import load_average, trained
 from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_networks, scaled
@@ -59,6 +59,7 @@ def autoencoder_of(work: Path) -> AutoencoderKL:
         load_average(nn.ModuleDict(halves), work / "decoder")
     else:
         autoencoder = _checkpoints_autoencoder()
+        autoencoder.register_to_config(scaling_factor=SCALE)  # which neither half of it knows of
     return autoencoder.requires_grad_(False).eval()
 
 

@@ -3,6 +3,7 @@
 As CLIP and T5 are trained long before the transformer of a FLUX model. Here T5 goes on to learn with it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,12 @@ class WordsStage:
 
 
 def features(names: Sequence[str]) -> Tensor:
-    """(B, FEATURES), 1 for the words of each edit's name: which of its edits they belong to, and which side of "to"."""
+    """(B, FEATURES), 1 for the words of each edit's name: which of its edits they belong to, and which side of "to" or
+    "with"."""
     found = torch.zeros(len(names), FEATURES)
     for row, name in enumerate(names):
         for place, edit in enumerate(name.split(", then ")):
-            before, _, after = edit.partition(" to ")
-            for side, words in enumerate((before, after)):
+            for side, words in enumerate(re.split(" (?:to|with) ", edit)):
                 for word in words.split():
                     found[row, crc32(f"{place} {side} {word}".encode()) % FEATURES] = 1
     return found

@@ -66,6 +66,10 @@ def test_the_autoencoder_gives_back_photographs_that_it_never_saw(tmp_path: Path
         ("could this be sepia toned? many thanks", "sepia"),
         ("wash it in a green tint, please", "tint_green"),
         ("thick fog, please", "fog"),
+        ("let it snow in here", "snow"),
+        ("carve it in stone for me", "emboss"),
+        ("i want to see its mirror image", "mirror"),
+        ("keep everything just as it is, please", IDENTITY),
     ],
 )
 def test_the_transformer_edits_as_it_is_asked(tmp_path: Path, instruction: str, name: str):
