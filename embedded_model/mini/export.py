@@ -15,12 +15,15 @@ def export(networks: nn.ModuleDict, autoencoder: AutoencoderKL, tokenizers: Toke
     """Weights are stored in half precision to halve the download; they are meant to be loaded in float32."""
     pipeline = pipeline_of(copy.deepcopy(networks).half(), copy.deepcopy(autoencoder).half(), tokenizers)
     pipeline.save_pretrained(folder)
-    for encoder in ("text_encoder", "text_encoder_2"):
-        _declare_float32(folder / encoder / "config.json")
+    for config in folder.glob("*/config.json"):
+        _tidy(config)
 
 
-def _declare_float32(config: Path) -> None:
-    """transformers loads at the precision that the configuration names unless told otherwise."""
+def _tidy(config: Path) -> None:
+    """Without the folder that weights were loaded from; and transformers loads at the precision that the configuration
+    names unless told otherwise."""
     fields = json.loads(config.read_text())
-    fields["dtype"] = "float32"
+    fields.pop("_name_or_path", None)
+    if "dtype" in fields:
+        fields["dtype"] = "float32"
     config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")

@@ -99,6 +99,9 @@ def test_a_transformer_is_not_exported_with_text_encoders_that_it_never_saw(tmp_
 def test_what_was_not_trained_on_is_exported_as_it_is(tmp_path: Path):
     assert exporting(tmp_path).returncode == 0
 
+    for config in CHECKPOINT.rglob("*.json"):
+        assert (tmp_path / "checkpoint" / config.relative_to(CHECKPOINT)).read_text() == config.read_text()
+        assert str(CHECKPOINT.parent) not in config.read_text()
     weights = [file.relative_to(CHECKPOINT) for file in CHECKPOINT.rglob("*.safetensors")]
     assert len(weights) == 4
     for name in weights:
