@@ -75,7 +75,7 @@ class EditStage:
         error = pack(self._velocity(noisy, drawn.sigma, asked) - velocity)
         counted = self._often(pack(functional.max_pool2d(batch.counted, BLOCK)).mean(2, keepdim=True))
         rows = (error.square() * self._seen * counted).mean((1, 2)) / counted.mean((1, 2))
-        rows = torch.where(drawn.own, drawn.sigma.square(), 1.0) * rows  # near the end a mistake has to be mended fast
+        rows = torch.where(drawn.own, drawn.sigma.square(), 1.0) * rows  # near the end, what mends a mistake is large
         groups = batch.groups * self._levels
         of_groups = {name: rows[[group == name for group in groups]].mean() for name in dict.fromkeys(groups)}
         return {"loss": rows.mean(), f"{batch.source.shape[3]}x{batch.source.shape[2]}": rows.mean(), **of_groups}
