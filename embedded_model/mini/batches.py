@@ -35,11 +35,15 @@ _NO_GUIDANCE = 0.6
 
 @dataclass(frozen=True)
 class Format:
-    """Height and width in pixels, how many rows a batch of it has, and how often it comes."""
+    """Height and width in pixels, how many rows a batch of it has, and how often it comes.
+
+    stretch: of how many times as large a picture it has the places.
+    """
 
     size: tuple[int, int]
     rows: int
     weight: float
+    stretch: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Batch:
 
     guidance (B,). gradual (B,) bool: whether a part of the edit makes sense.
     counted (B, 1, H, W): how much an error counts, next to others of its row. groups: of each row, the group's name.
+    stretch: of how many times as large pictures they have the places.
     """
 
     source: Tensor
@@ -59,6 +64,7 @@ class Batch:
     gradual: Tensor
     counted: Tensor
     groups: tuple[str, ...]
+    stretch: int
 
 
 class EditBatches:
@@ -83,9 +89,11 @@ class EditBatches:
         rows = max(1, shape.rows * 2 // 3) if two_images else shape.rows
         crops = self._photographs.crops(rows, shape.size, self._seed + number)
         chosen = [TWO_IMAGES] * rows if two_images else words.choices(*_ONE_IMAGE, k=rows)
-        return self._complete(chosen, crops, generator, words)
+        return self._complete(chosen, crops, generator, words, shape.stretch)
 
-    def _complete(self, chosen: list[str], crops: Tensor, generator: torch.Generator, words: random.Random) -> Batch:
+    def _complete(
+        self, chosen: list[str], crops: Tensor, generator: torch.Generator, words: random.Random, stretch: int
+    ) -> Batch:
         """chosen: each row's group."""
         pairs, groups = _made(chosen, crops, generator, words)
         gradual = torch.tensor([group in GRADUAL for group in groups], device=self._device)
@@ -104,6 +112,7 @@ class EditBatches:
             gradual=gradual,
             counted=_counted(pairs),
             groups=tuple(groups),
+            stretch=stretch,
         )
 
 

@@ -19,10 +19,10 @@ from embedded_model.mini.flow import MOST_OWN_STEPS, draw, noisy_and_velocity, r
 from embedded_model.mini.network import Tokenizers
 from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.photographs import Photographs
+from embedded_model.mini.places import positions, spread
 from embedded_model.mini.sampling import edited, pipeline_of
 from embedded_model.mini.seeds import seed_of
 from embedded_model.mini.sheet import examples, stacked, strip
-from serve.families.flux_kontext import reference_offsets
 from serve.families.flux_kontext_components import PACK
 
 
@@ -68,7 +68,8 @@ class EditStage:
         noise = self._noise * torch.randn(shape, generator=generator, device=self._device)
         target = self._often(target)
         noisy, velocity = noisy_and_velocity(self._often(source), target, noise, drawn)
-        asked = self._asked(batch, pictures)
+        axes = spread(source, batch.stretch, torch.Generator().manual_seed(seed_of("places", step)))
+        asked = self._asked(batch, pictures, positions(source, pictures, axes).to(self._device))
         if len(own := drawn.own.nonzero().flatten()):
             noisy[own] = self._sampled(noise[own], drawn.sigma[own], asked.of(own), generator)
             velocity[own] = rest_of_the_way(noisy[own], target[own], drawn.sigma[own])
@@ -96,13 +97,13 @@ class EditStage:
         """Each row once for every level."""
         return rows.repeat(self._levels, *[1] * (rows.dim() - 1))
 
-    def _asked(self, batch: Batch, pictures: Sequence[Tensor]) -> "_Asked":
+    def _asked(self, batch: Batch, pictures: Sequence[Tensor], places: Tensor) -> "_Asked":
         with autocast(self._device), attention(self._device):
             pooled = self.modules["text_encoder"](input_ids=batch.clip_ids).pooler_output
             text = self.modules["text_encoder_2"](input_ids=batch.t5_ids).last_hidden_state
         rows = (*pictures, batch.guidance, pooled, text)
         *shown, guidance, pooled, text = (self._often(tensor) for tensor in rows)
-        return _Asked(shown, guidance, pooled, text)
+        return _Asked(shown, places, guidance, pooled, text)
 
     @torch.no_grad()
     def _sampled(self, noise: Tensor, sigma: Tensor, asked: "_Asked", generator: torch.Generator) -> Tensor:
@@ -120,7 +121,7 @@ class EditStage:
                 pooled_projections=asked.pooled,
                 encoder_hidden_states=asked.text,
                 txt_ids=torch.zeros(asked.text.shape[1], 3, device=self._device),
-                img_ids=positions(noisy, asked.pictures).to(self._device),
+                img_ids=asked.places,
                 return_dict=False,
             )[0]
         return unpack(velocity[:, : tokens[0].shape[1]].float(), noisy.shape[2] // PACK)
@@ -128,15 +129,20 @@ class EditStage:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is told of each row: latents of the pictures that are shown, guidance, and the text by both encoders."""
+    """What is told of each row: latents of the pictures that are shown, guidance, and the text by both encoders.
+
+    places: `positions`, of all rows alike.
+    """
 
     pictures: Sequence[Tensor]
+    places: Tensor
     guidance: Tensor
     pooled: Tensor
     text: Tensor
 
     def of(self, rows: Tensor) -> "_Asked":
-        return _Asked([p[rows] for p in self.pictures], self.guidance[rows], self.pooled[rows], self.text[rows])
+        shown = [picture[rows] for picture in self.pictures]
+        return _Asked(shown, self.places, self.guidance[rows], self.pooled[rows], self.text[rows])
 
 
 def how_much_is_seen(transform: BlockTransform) -> Tensor:
@@ -156,17 +162,3 @@ def pack(latents: Tensor) -> Tensor:
 def unpack(tokens: Tensor, rows: int) -> Tensor:
     """Tokens of so many rows to latents: undoes `pack`."""
     return functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, -1)), PACK)
-
-
-def positions(noisy: Tensor, pictures: Sequence[Tensor]) -> Tensor:
-    """(tokens of all, 3): picture index, row and column, as the server tells them to the transformer."""
-    grids = [(picture.shape[2] // PACK, picture.shape[3] // PACK) for picture in (noisy, *pictures)]
-    offsets = [(0, 0), *reference_offsets(grids[1:])]
-    return torch.cat(
-        [_grid(min(i, 1), *offset, grid) for i, (offset, grid) in enumerate(zip(offsets, grids, strict=True))]
-    )
-
-
-def _grid(index: int, top: int, left: int, grid: tuple[int, int]) -> Tensor:
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    return torch.stack([torch.full_like(rows, index), rows + top, columns + left], dim=-1).reshape(-1, 3).float()

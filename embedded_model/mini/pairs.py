@@ -14,16 +14,16 @@ from embedded_model.mini.weather import WEATHER
 
 GROUPS: Mapping[str, Group] = MappingProxyType(
     {
-        "tones": Single(0.08, tuple(TONES)),
-        "combinations": Double(0.12),
-        "styles": Single(0.11, tuple(STYLES)),
-        "weather": Single(0.06, tuple(WEATHER)),
+        "tones": Single(0.05, tuple(TONES)),
+        "combinations": Double(0.08),
+        "styles": Single(0.1, tuple(STYLES)),
+        "weather": Single(0.04, tuple(WEATHER)),
         "geometry": Single(0.08, tuple(GEOMETRY)),
-        "objects": Objects(0.34),
-        "repairs": Repairs(0.07),
+        "objects": Objects(0.4),
+        "repairs": Repairs(0.08),
         "masked": InMask(0.02, (*TONES, *STYLES, *WEATHER)),
-        "two_images": Mixed(0.08, (Insertions(0.6), ColourTransfers(0.4))),
-        "identity": Nothing(0.04),
+        "two_images": Mixed(0.12, (Insertions(0.6), ColourTransfers(0.4))),
+        "identity": Nothing(0.03),
     }
 )
 

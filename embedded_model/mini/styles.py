@@ -28,7 +28,7 @@ def pencil(pictures: Tensor) -> Tensor:
 
 def poster(pictures: Tensor) -> Tensor:
     """Flat areas of few, strong colours."""
-    strong = scale_saturation(blur(pictures, 1.5), 1.6)
+    strong = scale_saturation(blur(pictures, 3.0), 1.6)
     return _steps(strong**0.8, POSTER_LEVELS)
 
 
@@ -39,9 +39,9 @@ def pixelated(pictures: Tensor) -> Tensor:
 
 def oil(pictures: Tensor) -> Tensor:
     """Flat dabs of rich colour, lit from the top left as thick paint is."""
-    dabs = kuwahara(kuwahara(pictures, 4), 3)
-    relief = luma(dabs) - luma(shifted_down_right(dabs, 1))
-    return scale_saturation((dabs + 0.6 * relief).clamp(0, 1), 1.4)
+    dabs = kuwahara(kuwahara(pictures, 6), 4)
+    relief = luma(dabs) - luma(shifted_down_right(dabs, 2))
+    return scale_saturation((dabs + 0.6 * relief).clamp(0, 1), 1.5)
 
 
 def cartoon(pictures: Tensor) -> Tensor:

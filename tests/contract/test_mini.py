@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from embedded_model.mini.autoencoder import SCALE, new_autoencoder
 from embedded_model.mini.batches import sentences
 from embedded_model.mini.blocks import BlockTransform, fit, write_into
-from embedded_model.mini.edit_stage import pack, positions
+from embedded_model.mini.edit_stage import pack
 from embedded_model.mini.export import export
 from embedded_model.mini.network import TEXT_TOKENS, Shape, Tokenizers, new_networks, train_tokenizers
+from embedded_model.mini.places import positions
 from embedded_model.mini.sampling import edited
 from serve.backends.torch import TorchBackend
 from serve.families import load_family

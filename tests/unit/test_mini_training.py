@@ -37,6 +37,7 @@ from embedded_model.mini.network import Shape, Tokenizers, kept_tokenizers, new_
 from embedded_model.mini.pairs import GROUPS
 from embedded_model.mini.photographs import Photographs
 from embedded_model.mini.picture_groups import Single
+from embedded_model.mini.places import positions, spread
 from embedded_model.mini.seeds import seed_of
 from embedded_model.mini.steady import steady_decoder, straight
 from embedded_model.mini.words_stage import WordsStage, features
@@ -333,6 +334,36 @@ def test_tokens_are_unpacked_as_they_were_packed():
     latents = torch.randn((2, 3, 4, 6), generator=torch.Generator().manual_seed(0))
 
     assert torch.equal(unpack(pack(latents), 2), latents)
+
+
+def test_a_small_picture_has_the_places_of_a_large_one():
+    """Every row and column of the large one now and then, in order, and what is mirrored at its own place."""
+    small = torch.zeros(1, LATENT_CHANNELS, 16, 8)
+    generator = torch.Generator().manual_seed(0)
+    seen: set[int] = set()
+
+    for _ in range(50):
+        axes = spread(small, 4, generator)
+        rows = axes.rows.tolist()
+        seen.update(rows)
+        assert [row // 4 for row in rows] == [*range(8)]
+        assert [31 - row for row in reversed(rows)] == rows
+        assert [column // 4 for column in axes.columns.tolist()] == [*range(4)]
+
+    assert seen == {*range(32)}
+    assert spread(small[..., :6], 4, generator).columns.tolist()[1] // 4 == 1
+
+
+def test_small_pictures_lie_beside_each_other_as_large_ones_do():
+    small, large = (torch.zeros(1, LATENT_CHANNELS, side, side) for side in (8, 32))
+    pictures, generator = [small, small], torch.Generator().manual_seed(0)
+
+    told, of_large = positions(small, pictures, spread(small, 4, generator)), positions(large, [large, large])
+
+    assert {(int(i), int(r) // 4, int(c) // 4) for i, r, c in told} == {
+        (int(i), int(r) // 4, int(c) // 4) for i, r, c in of_large
+    }
+    assert torch.equal(positions(small, pictures, spread(small, 1, generator)), positions(small, pictures))
 
 
 def test_guidance_one_is_the_edit_and_the_most_is_half_as_much_again():
