@@ -50,8 +50,8 @@ FORMATS = (
     ((512, 1024), 1, 0.03),
     ((1024, 512), 1, 0.03),
 )
-"""Heights and widths in pixels, the stretch of their places, and how often each comes. Most have the places of
-512 px, which small pictures teach in a tenth of the time. Larger ones have fewer rows a batch, as many pixels."""
+"""Heights and widths in pixels, the stretch of their places, and how often each comes. Most have the places of 512 px.
+Larger ones have fewer rows a batch, as many pixels."""
 PIXELS_OF_A_ROW = 128 * 128
 """Of those that `--batch` counts."""
 
