@@ -77,7 +77,7 @@ class Sample:
     """One output picture in progress. Only its family changes it, in `step`.
 
     latents: (1, ...) in the family's own layout, at the noise level `sigmas[done]`. sigmas: (steps + 1,) float32 on
-    the CPU, falling to 0. timesteps: (steps + 1,) the same as the denoiser is told them, on its device. passes: for
+    the CPU, falling to 0. timesteps: (steps + 1, ...) the same as the denoiser is told them, on its device. passes: for
     each pass that a step makes through the denoiser (two with classifier-free guidance) the inputs that stay the same
     over the steps. guidance: how the passes combine. size: (width, height) drawn. done: steps that were run. estimate:
     gives the latents without noise, as the last step took them; None before the first.

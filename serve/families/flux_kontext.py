@@ -35,6 +35,7 @@ from serve.families.flux_kontext_components import (
     text_encoder_spec,
     vae_decoder_spec,
     vae_encoder_spec,
+    waves,
 )
 from serve.families.prompts import Tokens, part_read, tokenize
 from serve.families.solvers import (
@@ -146,13 +147,13 @@ class FluxKontext:
         conditioning = {
             **text.tensors,
             "references": torch.cat([_pack(image) for image in images], dim=1),
-            "guidance": torch.full((1,), job.guidance, device=self._device, dtype=torch.float32),
+            "guidance": waves(torch.full((1,), job.guidance), self._dtype).to(self._device),
             "rotary": self._rotary_of(text.tensors["text"].shape[1], *grids),
         }
         return Sample(
             latents=add_noise(source, noise, sigmas[0]),
             sigmas=sigmas,
-            timesteps=((sigmas * TIMESTEPS).to(self._dtype) / TIMESTEPS).to(self._device),
+            timesteps=waves((sigmas * TIMESTEPS).to(self._dtype) / TIMESTEPS, self._dtype).to(self._device),
             passes=(conditioning,),
             guidance=job.guidance,
             size=(width, height),

@@ -1,16 +1,20 @@
 """The neural components of FLUX.1 Kontext: what goes in and out of each, and the torch module behind it.
 
 Everything that is no neural network stays outside, so that a component is a pure function of its inputs and can be
-compiled: random numbers, the schedule, packing, blending, and the rotary position embedding, which is an input.
+compiled: random numbers, the schedule, packing, blending, the rotary position embedding, and the waves that tell
+numbers. The last two are inputs: a runtime that computes all of a graph in bfloat16, as OpenVINO does, would round
+their phases, which go up to a thousand, to multiples of four.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from transformers import CLIPTextModel, T5EncoderModel
 
@@ -20,6 +24,8 @@ from serve.types import Axis, ComponentSpec, DType, Size, TensorSpec
 RGB = 3
 PACK = 2
 """A token of the transformer is a square of PACK x PACK latent cells."""
+WAVES = 256
+"""Cosines and sines that tell the transformer a number: the noise level, or the guidance."""
 
 _BATCH = Axis("batch", 1, 1, 64)
 _TOKENS = Axis("tokens", 1, 4096, 9604)
@@ -132,8 +138,8 @@ def vae_decoder_spec(d: Dimensions) -> ComponentSpec:
 def denoiser_spec(d: Dimensions) -> ComponentSpec:
     """One step: the velocity of the noisy tokens, given the references' clean tokens, the noise level and the text.
 
-    timestep: the noise level sigma, 0 to 1. rotary: of the text's, the picture's and the references' tokens, in this
-    order; rows that share a batch have it in common, and the first row's is read.
+    timestep, guidance: the noise level sigma and the guidance, as `waves`. rotary: of the text's, the picture's and the
+    references' tokens, in this order; rows that share a batch have it in common, and the first row's is read.
     """
     positions = replace(_POSITIONS, of=(_TOKENS.name, _REFERENCE_TOKENS.name), plus=d.t5_tokens)
     return ComponentSpec(
@@ -141,8 +147,8 @@ def denoiser_spec(d: Dimensions) -> ComponentSpec:
         inputs=(
             TensorSpec("latents", d.dtype, ("batch", "tokens", d.token_channels)),
             TensorSpec("references", d.dtype, ("batch", "reference_tokens", d.token_channels)),
-            TensorSpec("timestep", d.dtype, ("batch",)),
-            TensorSpec("guidance", "float32", ("batch",), fixed=True),
+            TensorSpec("timestep", d.dtype, ("batch", WAVES)),
+            TensorSpec("guidance", d.dtype, ("batch", WAVES)),
             TensorSpec("text", d.dtype, ("batch", d.t5_tokens, d.text_width)),
             TensorSpec("pooled", d.dtype, ("batch", d.pooled_width)),
             TensorSpec("rotary", "float32", ("batch", "positions", d.rotary_width), fixed=True),
@@ -197,15 +203,17 @@ class VaeDecoder(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """diffusers' transformer with the rotary embedding as an input.
+    """diffusers' transformer with the rotary embedding and the waves of noise level and guidance as inputs.
 
     The transformer joins `txt_ids` and `img_ids` and asks `pos_embed` for the embedding of the whole; here the ids
-    already are the embedding and `pos_embed` only takes cosines and sines apart, so its own code runs unchanged.
+    already are the embedding and `pos_embed` only takes cosines and sines apart, so its own code runs unchanged. In the
+    same way what it hands to `time_text_embed` with the pooled text are the waves.
     """
 
     def __init__(self, transformer: FluxTransformer2DModel) -> None:
         super().__init__()
         transformer.pos_embed = _CosinesAndSines()  # pyright: ignore[reportAttributeAccessIssue]
+        transformer.time_text_embed = _OfWaves(transformer.time_text_embed)  # pyright: ignore[reportAttributeAccessIssue]
         self.transformer = transformer
 
     def forward(
@@ -221,7 +229,7 @@ class Denoiser(nn.Module):
         velocity = self.transformer(
             hidden_states=torch.cat([latents, references], dim=1),
             encoder_hidden_states=text,
-            pooled_projections=pooled,
+            pooled_projections=torch.cat([timestep, guidance, pooled], dim=1),
             timestep=timestep,
             guidance=guidance,
             txt_ids=rotary[0, : text.shape[1]],
@@ -239,3 +247,23 @@ class _CosinesAndSines(nn.Module):
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         cosines, sines = ids.chunk(2, dim=-1)
         return cosines, sines
+
+
+class _OfWaves(nn.Module):
+    """diffusers' `CombinedTimestepGuidanceTextProjEmbeddings`, whose first two numbers come as waves with the text."""
+
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        self.timestep_embedder, self.guidance_embedder = embedding.timestep_embedder, embedding.guidance_embedder
+        self.text_embedder = embedding.text_embedder
+
+    def forward(self, timestep: Tensor, guidance: Tensor, told: Tensor) -> Tensor:
+        """timestep, guidance: are not read. told: (B, 2 WAVES + pooled)."""
+        level, strength, pooled = told.split([WAVES, WAVES, told.shape[1] - 2 * WAVES], dim=1)
+        return self.timestep_embedder(level) + self.guidance_embedder(strength) + self.text_embedder(pooled)
+
+
+def waves(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N,) noise levels or guidances to (N, WAVES) in that type, rounded where diffusers' transformer rounds them."""
+    phases = numbers.to(dtype) * 1000
+    return get_timestep_embedding(phases, WAVES, flip_sin_to_cos=True, downscale_freq_shift=0).to(dtype)

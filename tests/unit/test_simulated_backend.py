@@ -76,8 +76,8 @@ def step(rows: int = BATCH, seed: int = 0) -> dict[str, Tensor]:
     return {
         "latents": random(TOKENS, 64).bfloat16(),
         "references": random(TOKENS, 64).bfloat16(),
-        "timestep": random().bfloat16(),
-        "guidance": random(),
+        "timestep": random(flux.WAVES).bfloat16(),
+        "guidance": random(flux.WAVES).bfloat16(),
         "text": random(512, 64).bfloat16(),
         "pooled": random(32).bfloat16(),
         "rotary": random(2 * TOKENS + 512, 256),
