@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Item_co = TypeVar("Item_co", covariant=True)
+SHAPES = 64
+"""Of batches, with and without gradients, that a block is compiled for; any more would run uncompiled."""
 
 
 class Numbered(Protocol[Item_co]):
@@ -44,7 +46,7 @@ def blocks_compiled(transformer: Any, device: torch.device) -> None:
         transformer.compile_repeated_blocks(dynamic=True)
     else:
         for block in transformer.single_transformer_blocks:
-            block.compile()
+            block.compile(recompile_limit=SHAPES)
 
 
 @contextmanager

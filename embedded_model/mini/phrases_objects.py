@@ -313,7 +313,19 @@ HELD_OUT_COLOUR_TRANSFERS = (
     "the colours should be as in {second}",
 )
 
-ALONGSIDE = (" and ", " and ", " and then ", ", then ", " then ", ", and ", ". ", ", ", ", and then ", "; then ")
+ALONGSIDE = (
+    *(" and ", " and ", " and then ", ", then ", " then ", ", and ", ". ", ", ", ", and then ", "; then "),
+    *(
+        ", afterwards ",
+        ", next ",
+        " plus ",
+        " along with ",
+        ", finally ",
+        "; once done, ",
+        ". after this, ",
+        " but also ",
+    ),
+)
 HELD_OUT_ALONGSIDE = (", and after that ", " as well as ", ", and when that is done ")
 CLAUSES = ("{phrase}", "{phrase}", "{phrase}", "also {phrase}", "please {phrase}")
 ADJECTIVE_CLAUSES = ("make it {phrase}", "make {it} {phrase}", "make it look {phrase}", "{phrase}")

@@ -4,7 +4,7 @@ import random
 
 from embedded_model.phrases import CONTEXT_WORDS
 
-CONTEXT_PROBABILITY = 0.2
+CONTEXT_PROBABILITY = 0.3
 TYPO_PROBABILITY = 0.05
 CAPITAL_PROBABILITY = 0.25
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -18,7 +18,11 @@ def spoken(instruction: str, words: random.Random) -> str:
 
 
 def pseudo_word(words: random.Random) -> str:
-    return "".join(words.choices(ALPHABET, k=words.randint(2, 8)))
+    """Letters, or the beginning of one word and the end of another."""
+    if words.random() < 0.5:
+        return "".join(words.choices(ALPHABET, k=words.randint(2, 8)))
+    first, second = words.choices(CONTEXT_WORDS, k=2)
+    return first[: words.randint(2, 6)].strip() + second[-words.randint(2, 6) :].strip()
 
 
 def with_article(noun: str) -> str:
@@ -35,7 +39,7 @@ def _in_context(instruction: str, words: random.Random) -> str:
 
 def _unrelated(words: random.Random) -> list[str]:
     return [
-        pseudo_word(words) if words.random() < 0.25 else words.choice(CONTEXT_WORDS) for _ in range(words.randint(1, 3))
+        pseudo_word(words) if words.random() < 0.4 else words.choice(CONTEXT_WORDS) for _ in range(words.randint(1, 4))
     ]
 
 
