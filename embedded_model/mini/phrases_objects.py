@@ -314,17 +314,24 @@ HELD_OUT_COLOUR_TRANSFERS = (
 )
 
 ALONGSIDE = (
-    *(" and ", " and ", " and then ", ", then ", " then ", ", and ", ". ", ", ", ", and then ", "; then "),
-    *(
-        ", afterwards ",
-        ", next ",
-        " plus ",
-        " along with ",
-        ", finally ",
-        "; once done, ",
-        ". after this, ",
-        " but also ",
-    ),
+    " and ",
+    " and ",
+    " and then ",
+    ", then ",
+    " then ",
+    ", and ",
+    ". ",
+    ", ",
+    ", and then ",
+    "; then ",
+    ", afterwards ",
+    ", next ",
+    " plus ",
+    " along with ",
+    ", finally ",
+    "; once done, ",
+    ". after this, ",
+    " but also ",
 )
 HELD_OUT_ALONGSIDE = (", and after that ", " as well as ", ", and when that is done ")
 CLAUSES = ("{phrase}", "{phrase}", "{phrase}", "also {phrase}", "please {phrase}")

@@ -18,6 +18,7 @@ from serve.backends.checks import name_of
 from serve.engine.engine import Engine, EngineOptions
 from serve.families import load_family
 from serve.families.base import Family
+from serve.families.flux_kontext_components import waves
 from serve.settings import ModelSettings, TritonSettings
 from serve.types import EditJob
 from tests import pictures
@@ -164,6 +165,21 @@ def test_flux_kontext_runs_on_compiled_components(tmp_path: Path):
         backend = load_backend(settings)
         images.append(_drawn(load_family(settings, backend), backend, **job))
     assert np.abs(images[0].astype(int) - images[1].astype(int)).max() <= 1
+
+
+def test_flux_kontext_is_told_its_noise_level_where_all_of_a_graph_is_bfloat16(tmp_path: Path):
+    """A noise level of 0.45 has phases up to 450, which bfloat16 rounds to even numbers."""
+    build(
+        small_model("flux_kontext", tmp_path, backend="openvino", precision="bfloat16"), Wish(components=("denoiser",))
+    )
+    compiled = {"denoiser": {"backend": "openvino", "precision": "bfloat16"}}
+    torch_alone, mixed = (loaded(small_model("flux_kontext", tmp_path, components=one)) for one in ({}, compiled))
+    spec, lengths = torch_alone.components["denoiser"].spec, torch_alone.family.lengths((96, 64), [(64, 64)])
+    inputs = random_inputs(spec, lengths_of(spec, lengths, 1))
+    for level in (0.45, 0.97):
+        told = {**inputs, "timestep": waves(torch.tensor([level]), torch.float32)}
+        (wanted,), (found,) = (one.components["denoiser"](told).values() for one in (torch_alone, mixed))
+        assert relative_error(found, wanted) <= TOLERATED["bfloat16"]
 
 
 def test_a_component_may_run_on_another_executor_than_the_others(tmp_path: Path):
