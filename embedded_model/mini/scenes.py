@@ -145,7 +145,8 @@ def _objects(drawn: Scene, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     v = (y - (row + 0.5) * height / 3 - offset[..., 1]) / radius
     distance = torch.full_like(u, math.inf)
     for index, name in enumerate(_SHAPE_NAMES):
-        distance = torch.where(shape == index, SHAPES[name](u, v), distance)
+        there = shape == index
+        distance[there] = SHAPES[name](u[there], v[there])
     cover = (0.5 - distance * radius).clamp(0, 1)
     return cover[:, None], drawn.paint.transpose(1, 2)[:, :, cell]
 
